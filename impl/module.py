@@ -1,0 +1,343 @@
+"""Module, the base class that holds a layer's parameters and walks a tree of layers."""
+
+from collections import namedtuple
+from collections.abc import Iterator, Mapping, MutableMapping
+
+import numpy as np
+
+LoadResult = namedtuple("LoadResult", ["missing_keys", "unexpected_keys"])
+
+
+def own_mapping(module, kind: str):
+    """Return the dict `kind` ("params", "grads" or "buffers") of `module` without its children."""
+    if isinstance(module, Module):
+        return vars(module)["_" + kind]
+    return getattr(module, kind, None) or {}
+
+
+def check_device(layer: str, device) -> None:
+    """Refuse a `device` other than the CPU: NumPy has no other."""
+    if device is not None and str(device) != "cpu":
+        raise NotImplementedError(f"{layer}: device={device!r} is not supported; arrays are on 'cpu'")
+
+
+def check_inplace(layer: str, inplace: bool) -> None:
+    """Refuse `inplace=True`: no layer here modifies its input."""
+    if inplace:
+        raise NotImplementedError(f"{layer}: inplace=True is not supported; inputs are not modified")
+
+
+def check_dtype(layer: str, dtype) -> np.dtype:
+    """Return `dtype` as a NumPy dtype, None meaning float32; refuse what is not floating."""
+    try:
+        dtype = np.dtype(np.float32 if dtype is None else dtype)
+    except TypeError:
+        raise TypeError(f"{layer} got dtype={dtype!r}; give a NumPy dtype such as 'float32'") from None
+    if dtype.kind != "f":
+        raise TypeError(f"{layer} got dtype={dtype}; it must be floating, such as 'float32'")
+    return dtype
+
+
+class TreeView(MutableMapping):
+    """One kind of array over a whole tree, by dotted name ("0.weight"); writes reach the child.
+
+    A layer that occurs several times is listed once, under its first name (the others are
+    still understood), as in torch's named_parameters.
+    """
+
+    def __init__(self, root: "Module", kind: str):
+        self._root = root
+        self._kind = kind
+
+    def _resolve(self, name: str):
+        module, rest = self._root, name
+        while isinstance(module, Module):
+            head, dot, tail = rest.partition(".")
+            child = module._named_children().get(head) if dot else None
+            if child is None:
+                break
+            module, rest = child, tail
+        return own_mapping(module, self._kind), rest, module
+
+    def __getitem__(self, name: str):
+        mapping, key, _ = self._resolve(name)
+        if key not in mapping:
+            raise KeyError(f"{name!r} is not among the {self._kind}: {', '.join(self) or 'none'}")
+        return mapping[key]
+
+    def __setitem__(self, name: str, array) -> None:
+        mapping, key, module = self._resolve(name)
+        if isinstance(module, Module) and "." in key:
+            raise KeyError(f"{name!r} names no child layer; {self._kind}: {', '.join(self)}")
+        if not hasattr(module, self._kind):
+            raise KeyError(f"{name!r}: {type(module).__name__} has no {self._kind}")
+        # A child with an empty dict of its own is falsy, so own_mapping would hand out a new one.
+        target = mapping if isinstance(module, Module) else getattr(module, self._kind)
+        target[key] = array
+
+    def __delitem__(self, name: str) -> None:
+        mapping, key, _ = self._resolve(name)
+        if key not in mapping:
+            raise KeyError(name)
+        del mapping[key]
+
+    def __iter__(self) -> Iterator[str]:
+        for prefix, module in self._root.named_modules():
+            for key in list(own_mapping(module, self._kind)):
+                yield f"{prefix}.{key}" if prefix else key
+
+    def __len__(self) -> int:
+        return sum(
+            len(own_mapping(module, self._kind)) for _, module in self._root.named_modules()
+        )
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+def _tree_property(kind: str, text: str) -> property:
+    def get(self):
+        if self._named_children():
+            return TreeView(self, kind)
+        return vars(self)["_" + kind]
+
+    def put(self, mapping):
+        if not self._named_children():
+            vars(self)["_" + kind] = mapping
+            return
+        view = TreeView(self, kind)
+        if kind == "grads":
+            view.clear()
+        view.update(mapping)
+
+    return property(get, put, doc=text)
+
+
+class Module:
+    """Base of the layers: parameters, gradients, buffers, a mode, and children.
+
+    An attribute that is itself a Module is a child, as in torch.nn. A subclass writes `forward`
+    and `backward`, keeps all that backward needs in `self._cache` (replaced by every forward,
+    never changed in place: that is what lets one layer stand at several places of a network) and
+    adds gradients with `_accumulate`. It need not call `super().__init__()`.
+    """
+
+    params = _tree_property("params", "Name → array; names and shapes are torch's.")
+    grads = _tree_property("grads", "Name → array; added to by backward, emptied by zero_grad.")
+    buffers = _tree_property("buffers", "Name → array that is not trained.")
+
+    def __new__(cls, *args, **kwargs):
+        """Make the dicts here, so that a subclass with an `__init__` of its own is complete."""
+        self = super().__new__(cls)
+        vars(self).update(_params={}, _grads={}, _buffers={}, training=True, _cache=None)
+        return self
+
+    def __call__(self, *inputs, **options):
+        """Return `forward(*inputs)`."""
+        return self.forward(*inputs, **options)
+
+    def forward(self, *inputs):
+        """Return the output; a subclass writes it."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def backward(self, grad_output):
+        """Return the gradient for the input, and add to `grads`; a subclass writes it."""
+        raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+    # The tree.
+
+    def _named_children(self) -> Mapping[str, "Module"]:
+        return {name: item for name, item in vars(self).items() if isinstance(item, Module)}
+
+    def named_children(self) -> Iterator[tuple[str, "Module"]]:
+        """Yield (name, layer) for the direct children, each layer once."""
+        seen = set()
+        for name, child in self._named_children().items():
+            if id(child) not in seen:
+                seen.add(id(child))
+                yield name, child
+
+    def children(self) -> Iterator["Module"]:
+        """Yield the direct children, each once."""
+        for _, child in self.named_children():
+            yield child
+
+    def named_modules(self, prefix: str = "", _seen=None) -> Iterator[tuple[str, "Module"]]:
+        """Yield (dotted name, layer) for this layer and everything below, each layer once."""
+        seen = set() if _seen is None else _seen
+        if id(self) in seen:
+            return
+        seen.add(id(self))
+        yield prefix, self
+        for name, child in self._named_children().items():
+            path = f"{prefix}.{name}" if prefix else name
+            if isinstance(child, Module):
+                yield from child.named_modules(path, seen)
+            elif id(child) not in seen:
+                seen.add(id(child))
+                yield path, child
+
+    def modules(self) -> Iterator["Module"]:
+        """Yield this layer and everything below, each once."""
+        for _, module in self.named_modules():
+            yield module
+
+    def train(self, mode: bool = True) -> "Module":
+        """Set training (or evaluation) mode for the whole tree; return self."""
+        if not isinstance(mode, bool | np.bool_):
+            raise ValueError(f"{type(self).__name__}.train got mode={mode!r}; it must be a bool")
+        for module in self.modules():
+            if isinstance(module, Module) or not hasattr(module, "train" if mode else "eval"):
+                module.training = bool(mode)
+            else:
+                (module.train if mode else module.eval)()
+        return self
+
+    def eval(self) -> "Module":
+        """Set evaluation mode for the whole tree; return self."""
+        return self.train(False)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients (torch's default since 2.0), or fill them with zeros."""
+        for module in self.modules():
+            if not isinstance(module, Module) and hasattr(module, "zero_grad"):
+                module.zero_grad()
+                continue
+            grads = own_mapping(module, "grads")
+            if set_to_none and isinstance(module, Module):
+                grads.clear()
+            for grad in grads.values():
+                grad[...] = 0
+
+    def astype(self, dtype) -> "Module":
+        """Cast every floating parameter, gradient and buffer of the tree; return self."""
+        dtype = check_dtype(f"{type(self).__name__}.astype", dtype)
+        for module in self.modules():
+            if not isinstance(module, Module) and hasattr(module, "astype"):
+                module.astype(dtype)
+                continue
+            for kind in ("params", "grads", "buffers"):
+                mapping = own_mapping(module, kind)
+                for name, array in mapping.items():
+                    if array is not None and np.asarray(array).dtype.kind == "f":
+                        mapping[name] = np.asarray(array).astype(dtype)
+        return self
+
+    # Saving and loading.
+
+    def _state(self, prefix: str = "") -> Iterator[tuple[str, dict, str]]:
+        for kind in ("params", "buffers"):
+            mapping = own_mapping(self, kind)
+            for key, array in mapping.items():
+                if array is not None:
+                    yield prefix + key, mapping, key
+        # Unlike `params`, the state lists a shared layer under each of its names, as in torch.
+        for name, child in self._named_children().items():
+            yield from Module._state_of(child, f"{prefix}{name}.")
+
+    @staticmethod
+    def _state_of(module, prefix: str):
+        if isinstance(module, Module):
+            yield from module._state(prefix)
+            return
+        for kind in ("params", "buffers"):
+            mapping = own_mapping(module, kind)
+            for key in mapping:
+                yield prefix + key, mapping, key
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return name → copy of every parameter and buffer; names and order are torch's."""
+        return {name: np.array(mapping[key]) for name, mapping, key in self._state()}
+
+    def load_state_dict(self, state: Mapping, strict: bool = True) -> LoadResult:
+        """Copy `state` into the parameters and buffers, keeping their dtypes.
+
+        Raises RuntimeError naming every missing, unexpected and wrongly shaped entry, and then
+        changes nothing. With `strict=False` missing and unexpected entries are returned only.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a mapping of names to arrays, got {type(state)}")
+        entries = {name: (mapping, key) for name, mapping, key in self._state()}
+        missing = [name for name in entries if name not in state]
+        unexpected = [name for name in state if name not in entries]
+        faults, loaded = [], {}
+        if strict and missing:
+            faults.append(f"missing: {', '.join(missing)}")
+        if strict and unexpected:
+            faults.append(f"unexpected: {', '.join(map(str, unexpected))}")
+        for name, (mapping, key) in entries.items():
+            if name in state:
+                target, given = np.asarray(mapping[key]), np.asarray(state[name])
+                if given.dtype.kind not in "biuf":
+                    faults.append(f"wrong dtype: {name} has {given.dtype}, wants {target.dtype}")
+                elif given.shape != target.shape:
+                    faults.append(f"wrong shape: {name} has {given.shape}, wants {target.shape}")
+                else:
+                    loaded[name] = given.astype(target.dtype)
+        if faults:
+            lines = "\n  ".join(faults)
+            raise RuntimeError(f"the state does not fit {type(self).__name__}:\n  {lines}")
+        for name, array in loaded.items():
+            mapping, key = entries[name]
+            if isinstance(mapping[key], np.ndarray) and mapping[key].flags.writeable:
+                mapping[key][...] = array
+            else:
+                mapping[key] = array
+        return LoadResult(missing, unexpected)
+
+    # Help for subclasses.
+
+    def _accumulate(self, name: str, grad) -> None:
+        """Add `grad` to `grads[name]`; the first one is stored as a copy of the parameter's dtype."""
+        grads = vars(self)["_grads"]
+        if grads.get(name) is not None:
+            grads[name] += grad
+        else:
+            dtype = np.asarray(vars(self)["_params"].get(name, grad)).dtype
+            grads[name] = np.array(grad, dtype=dtype, order="C")
+
+    def _recall(self):
+        """Return what forward kept, or say that there was no forward."""
+        if self._cache is None:
+            raise RuntimeError(f"{type(self).__name__}.backward was called before forward")
+        return self._cache
+
+    def _floating(self, x, like=None) -> np.ndarray:
+        """Return x as a floating array, of the dtype of the parameter `like` when there is one.
+
+        Raises TypeError for integers, booleans and complex numbers.
+        """
+        x = np.asarray(x)
+        if x.dtype.kind != "f":
+            raise TypeError(
+                f"{type(self).__name__} got x with dtype {x.dtype}; it must be floating, "
+                "for example x.astype('float32')"
+            )
+        return x if like is None else x.astype(like.dtype, copy=False)
+
+    def _upstream(self, grad_output, shape: tuple, dtype) -> np.ndarray:
+        """Return the upstream gradient as an array of `dtype`; raise ValueError for another shape."""
+        grad = np.asarray(grad_output)
+        if grad.shape != tuple(shape):
+            raise ValueError(
+                f"{type(self).__name__}.backward got grad_output with shape {grad.shape}; "
+                f"the output had shape {tuple(shape)}"
+            )
+        return grad.astype(dtype, copy=False)
+
+    # Printing.
+
+    def extra_repr(self) -> str:
+        """Return what stands between the brackets of `repr`; a subclass may write it."""
+        return ""
+
+    def __repr__(self) -> str:
+        """Return torch's picture of a tree, one indented line a child."""
+        lines = []
+        for name, child in self._named_children().items():
+            lines.append(f"  ({name}): " + repr(child).replace("\n", "\n  "))
+        if not lines:
+            return f"{type(self).__name__}({self.extra_repr()})"
+        if self.extra_repr():
+            lines.insert(0, "  " + self.extra_repr())
+        return f"{type(self).__name__}(\n" + "\n".join(lines) + "\n)"
