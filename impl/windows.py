@@ -1,0 +1,68 @@
+"""Sliding windows over images: sizes, per-axis taps and the input checks that convolution and pooling share."""
+
+import operator
+
+import numpy as np
+
+
+def pair(value, name):
+    """Return ``(rows, columns)`` from an int or a sequence of one or two ints.
+
+    Raises TypeError for anything that is not whole numbers, ValueError for another length.
+    """
+    values = tuple(value) if isinstance(value, (tuple, list, np.ndarray)) else (value,)
+    try:
+        values = tuple(operator.index(v) for v in values)
+    except TypeError:
+        raise TypeError(f"{name} must be an int or a pair of ints, not {value!r}") from None
+    if len(values) not in (1, 2):
+        raise ValueError(f"{name} must be an int or a pair of ints, not {value!r}")
+    return values * 2 if len(values) == 1 else values
+
+
+def as_images(layer, x):
+    """Return x as an array (N, C, H, W); an unbatched (C, H, W) becomes a batch of one.
+
+    Raises ValueError for any other rank, and for empty axes other than N (torch refuses both).
+    """
+    x = np.asarray(x)
+    if x.ndim not in (3, 4):
+        raise ValueError(
+            f"{layer!r} got x with shape {x.shape}; it must be (N, C, H, W) or, unbatched, (C, H, W)"
+        )
+    if 0 in x.shape[-3:]:
+        raise ValueError(
+            f"{layer!r} got x with shape {x.shape}; only the batch axis of (N, C, H, W) may be empty"
+        )
+    return x if x.ndim == 4 else x[None]
+
+
+def pooled_size(size, kernel, stride, padding, dilation, ceil_mode):
+    """Return how many windows fit along one axis, by the rule of torch's pooling layers.
+
+    With ceil_mode a last window may hang over the end, but only if it starts inside the input or
+    the padding before it: a window wholly in the padding after the input would pool nothing.
+    """
+    span = size + 2 * padding - dilation * (kernel - 1) - 1
+    windows = (-(-span // stride) if ceil_mode else span // stride) + 1
+    if ceil_mode and (windows - 1) * stride >= size + padding:
+        windows -= 1
+    return windows
+
+
+def axis_taps(size, windows, kernel, stride, padding, dilation=1):
+    """Return, for each kernel element along one axis, ``(outputs, inputs)`` as a pair of slices.
+
+    ``x[inputs]`` are the elements which that kernel element sees from the windows ``outputs``;
+    windows that see padding there are left out, so no padded copy of the image is needed.
+    """
+    taps = []
+    for k in range(kernel):
+        shift = k * dilation - padding  # window w sees input w * stride + shift
+        first = max(0, -(shift // stride))
+        last = min(windows - 1, (size - 1 - shift) // stride)
+        if first <= last:
+            start = first * stride + shift
+            inputs = slice(start, last * stride + shift + 1, stride)
+            taps.append((slice(first, last + 1), inputs))
+    return taps
