@@ -1,0 +1,35 @@
+"""What every pytest run here needs: where parity is, one thread a worker, repeatable draws."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+SRC = str(Path(__file__).parent / "src")
+
+# Workers of pytest-xdist share the cores; each with a BLAS pool of its own would fight the others.
+# Read when NumPy and torch load, so it is set before anything here imports them.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+
+
+def _installed():
+    spec = importlib.util.find_spec("parity")
+    return spec is not None and spec.origin is not None  # a bare folder of that name has no origin
+
+
+if not _installed():
+    sys.path.insert(0, SRC)
+    # Tests start Python again (the command line, isolation): children must find the checkout too.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SRC, os.environ.get("PYTHONPATH")]))
+    pytest_plugins = ["parity.plugin"]  # an installed parity is found through its entry point
+
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import settings
+
+    # The same examples in every run, so that a red run can be repeated; HYPOTHESIS_PROFILE=explore
+    # draws new ones. No deadline: a busy machine is not a fault.
+    settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
+    settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
