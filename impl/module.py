@@ -18,13 +18,17 @@ def own_mapping(module, kind: str):
 def check_device(layer: str, device) -> None:
     """Refuse a `device` other than the CPU: NumPy has no other."""
     if device is not None and str(device) != "cpu":
-        raise NotImplementedError(f"{layer}: device={device!r} is not supported; arrays are on 'cpu'")
+        raise NotImplementedError(
+            f"{layer}: device={device!r} is not supported; arrays are on 'cpu'"
+        )
 
 
 def check_inplace(layer: str, inplace: bool) -> None:
     """Refuse `inplace=True`: no layer here modifies its input."""
     if inplace:
-        raise NotImplementedError(f"{layer}: inplace=True is not supported; inputs are not modified")
+        raise NotImplementedError(
+            f"{layer}: inplace=True is not supported; inputs are not modified"
+        )
 
 
 def check_dtype(layer: str, dtype) -> np.dtype:
@@ -32,7 +36,9 @@ def check_dtype(layer: str, dtype) -> np.dtype:
     try:
         dtype = np.dtype(np.float32 if dtype is None else dtype)
     except TypeError:
-        raise TypeError(f"{layer} got dtype={dtype!r}; give a NumPy dtype such as 'float32'") from None
+        raise TypeError(
+            f"{layer} got dtype={dtype!r}; give a NumPy dtype such as 'float32'"
+        ) from None
     if dtype.kind != "f":
         raise TypeError(f"{layer} got dtype={dtype}; it must be floating, such as 'float32'")
     return dtype
@@ -87,9 +93,7 @@ class TreeView(MutableMapping):
                 yield f"{prefix}.{key}" if prefix else key
 
     def __len__(self) -> int:
-        return sum(
-            len(own_mapping(module, self._kind)) for _, module in self._root.named_modules()
-        )
+        return sum(len(own_mapping(module, self._kind)) for _, module in self._root.named_modules())
 
     def __repr__(self) -> str:
         return repr(dict(self))

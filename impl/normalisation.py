@@ -1,0 +1,188 @@
+"""BatchNorm1d and BatchNorm2d: every channel standardised over the batch, then scaled."""
+
+import math
+
+import numpy as np
+
+from impl.activations import real
+from impl.linear import size
+from impl.module import Module, check_device, check_dtype
+
+
+def channel_sum(array: np.ndarray) -> np.ndarray:
+    """Sum (N, C, *) over everything but C, in float64: (C,).
+
+    Torch sums float32 statistics in double, and a plain sum down the batch would lose digits.
+    """
+    if array.ndim > 2:
+        array = array.reshape(*array.shape[:2], -1) if array.size else array
+        array = array.sum(axis=tuple(range(2, array.ndim)), dtype=np.float64)
+    return array.sum(axis=0, dtype=np.float64)
+
+
+class _BatchNorm(Module):
+    """What all ranks share.
+
+    weight, bias (C,) with affine; running_mean, running_var (C,) and num_batches_tracked () with
+    track_running_stats. The biased variance normalises, the unbiased one is tracked:
+    running = (1 - momentum) · running + momentum · batch, or with momentum=None the plain average.
+    Without running statistics the batch's own serve in evaluation mode too.
+    """
+
+    ranks = ()
+
+    def __init__(
+        self,
+        num_features,
+        eps=1e-5,
+        momentum=0.1,
+        affine=True,
+        track_running_stats=True,
+        device=None,
+        dtype=None,
+        *,
+        bias=True,
+    ):
+        name = type(self).__name__
+        self.num_features = channels = size(name, "num_features", num_features)
+        self.eps = real(name, "eps", eps)
+        self.momentum = None if momentum is None else real(name, "momentum", momentum)
+        self.affine, self.track_running_stats = bool(affine), bool(track_running_stats)
+        check_device(name, device)
+        dtype = check_dtype(name, dtype)
+        if affine:
+            self.params["weight"] = np.ones(channels, dtype)
+            if bias:
+                self.params["bias"] = np.zeros(channels, dtype)
+        if track_running_stats:
+            self.buffers["running_mean"] = np.zeros(channels, dtype)
+            self.buffers["running_var"] = np.ones(channels, dtype)
+            self.buffers["num_batches_tracked"] = np.array(0, dtype=np.int64)
+
+    def _check(self, x) -> np.ndarray:
+        name = f"{type(self).__name__}({self.num_features})"
+        state = [*self.params.values(), *self.buffers.values()]
+        x = self._floating(x, like=state[0] if state else None)
+        # Without parameters and statistics nothing has a width, and torch takes any.
+        if x.ndim not in self.ranks or (state and x.shape[1] != self.num_features):
+            ranks = " or ".join(f"{rank}-D" for rank in self.ranks)
+            raise ValueError(
+                f"{name} got x with shape {x.shape}; it must be {ranks} "
+                f"with {self.num_features} channels on axis 1"
+            )
+        if self._uses_batch():
+            if self._count(x) == 1:
+                raise ValueError(
+                    f"{name} expected more than 1 value per channel when training, "
+                    f"got x with shape {x.shape}"
+                )
+            if self.eps <= 0:
+                raise ValueError(f"{name} has eps={self.eps}; it must be positive in training")
+        elif self.eps < 0:
+            raise ValueError(f"{name} has eps={self.eps}; it must not be negative")
+        return x
+
+    def _uses_batch(self) -> bool:
+        return self.training or "running_mean" not in self.buffers
+
+    @staticmethod
+    def _count(x: np.ndarray) -> int:
+        return len(x) * math.prod(x.shape[2:])
+
+    @staticmethod
+    def _wide(channels: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Shape (C,) for broadcasting against x (N, C, *), in x's dtype."""
+        return channels.astype(x.dtype, copy=False).reshape(-1, *[1] * (x.ndim - 2))
+
+    def _statistics(self, x):
+        """Return mean and biased variance (C,) in float64, by two passes."""
+        count = max(self._count(x), 1)
+        near = self._wide(channel_sum(x) / count, x)
+        offset = x - near
+        # The rounding of `near` to x's dtype is what is left of the mean, and it is not lost.
+        rest = channel_sum(offset) / count
+        np.multiply(offset, offset, out=offset)
+        variance = channel_sum(offset) / count - rest * rest
+        return near.reshape(-1).astype(np.float64) + rest, np.maximum(variance, 0)
+
+    def _track(self, mean, variance, count: int) -> None:
+        buffers = self.buffers
+        if "num_batches_tracked" in buffers:
+            buffers["num_batches_tracked"] = np.array(buffers["num_batches_tracked"] + 1)
+        if not count:
+            return  # an empty batch is counted, but says nothing
+        share = self.momentum
+        if share is None:
+            share = 1 / float(buffers["num_batches_tracked"])
+        unbiased = variance * (count / (count - 1))
+        for name, batch in (("running_mean", mean), ("running_var", unbiased)):
+            old = buffers[name]
+            buffers[name] = ((1 - share) * old + share * batch).astype(old.dtype)
+
+    def forward(self, x):
+        """Return y in x's shape."""
+        x = self._check(x)
+        batch = self._uses_batch()
+        # inf in the input makes NaN, as in torch.
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            if batch:
+                mean, variance = self._statistics(x)
+                if self.training and "running_mean" in self.buffers:
+                    self._track(mean, variance, self._count(x))
+            else:
+                mean, variance = self.buffers["running_mean"], self.buffers["running_var"]
+            scale = 1 / np.sqrt(variance.astype(np.float64) + self.eps)
+            y = self._standardised(x, mean, scale)
+            if "weight" in self.params:
+                y *= self._wide(self.params["weight"], x)
+            if "bias" in self.params:
+                y += self._wide(self.params["bias"], x)
+        self._cache = x, np.array(mean), scale, batch
+        return y
+
+    def _standardised(self, x, mean, scale):
+        y = x - self._wide(mean, x)
+        y *= self._wide(scale, x)
+        return y
+
+    def backward(self, grad_output):
+        """Return the gradient in x's shape; add to grads["weight"] and grads["bias"]."""
+        x, mean, scale, batch = self._recall()
+        grad = self._upstream(grad_output, x.shape, x.dtype)
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            dx = self._standardised(x, mean, scale)
+            total, along = channel_sum(grad), channel_sum(grad * dx)
+            if "weight" in self.params:
+                self._accumulate("weight", along.astype(x.dtype))
+                scale = scale * self.params["weight"]
+            if "bias" in self.params:
+                self._accumulate("bias", total.astype(x.dtype))
+            if batch:
+                # Mean and variance depend on x too:
+                # dx = γ/σ (g - mean(g) - x̂ mean(g x̂)).
+                count = max(self._count(x), 1)
+                dx *= self._wide(-along / count, x)
+                dx -= self._wide(total / count, x)
+                dx += grad
+                dx *= self._wide(scale, x)
+                return dx
+            return np.multiply(grad, self._wide(scale, x), out=dx)
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
+            f"affine={self.affine}, track_running_stats={self.track_running_stats}"
+        )
+
+
+class BatchNorm1d(_BatchNorm):
+    """Batch normalisation of (N, C) or (N, C, L), statistics over N and L."""
+
+    ranks = (2, 3)
+
+
+class BatchNorm2d(_BatchNorm):
+    """Batch normalisation of (N, C, H, W), statistics over N, H and W."""
+
+    ranks = (4,)

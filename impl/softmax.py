@@ -1,0 +1,95 @@
+"""Softmax and LogSoftmax along one axis."""
+
+import operator
+
+import numpy as np
+
+from impl.module import Module
+
+
+class _AlongAxis(Module):
+    """What the two share: the axis, empty and 0-d inputs, and a private copy of the output."""
+
+    def __init__(self, dim=None):
+        if dim is not None:
+            try:
+                dim = operator.index(dim)
+            except TypeError:
+                name = type(self).__name__
+                raise TypeError(f"{name} got dim={dim!r}; it must be an integer") from None
+        self.dim = dim
+
+    def _axis(self, ndim: int) -> int:
+        if self.dim is None:
+            # torch's implicit choice, which it keeps (with a warning) for old code.
+            return 0 if ndim in (0, 1, 3) else 1
+        rank = max(ndim, 1)
+        if not -rank <= self.dim < rank:
+            raise IndexError(
+                f"{type(self).__name__}(dim={self.dim}) got x with {ndim} axes; "
+                f"dim must be from {-rank} to {rank - 1}"
+            )
+        return self.dim
+
+    def forward(self, x):
+        """Return y (*), of x's dtype, for x (*)."""
+        x = self._floating(x)
+        axis = self._axis(x.ndim)
+        wide = np.atleast_1d(x)
+        if x.dtype == np.float16:
+            wide = wide.astype(np.float32)
+        # A row of -inf, or one with +inf, is NaN throughout, as in torch.
+        with np.errstate(all="ignore"):
+            y = self._value(wide, axis) if x.size else wide.copy()
+        y = y.reshape(x.shape).astype(x.dtype, copy=False)
+        # The caller may change y: backward works on a copy, or on y computed anew.
+        self._cache = x, y.copy() if self.training else None
+        return y
+
+    def backward(self, grad_output):
+        """Return the gradient (*) for x."""
+        x, y = self._recall()
+        grad = self._upstream(grad_output, x.shape, x.dtype)
+        if y is None:
+            mode, y = self._cache, self.forward(x)
+            self._cache = mode
+        axis = self._axis(x.ndim)
+        wide = np.float32 if x.dtype == np.float16 else x.dtype
+        y, grad = (np.atleast_1d(a).astype(wide, copy=False) for a in (y, grad))
+        with np.errstate(all="ignore"):
+            return self._chain(y, grad, axis).reshape(x.shape).astype(x.dtype, copy=False)
+
+    def extra_repr(self) -> str:
+        """Return the argument."""
+        return f"dim={self.dim}"
+
+
+class Softmax(_AlongAxis):
+    """exp(x) / Σ exp(x) along `dim`; without `dim`, axis 0 for 0, 1 or 3 axes and 1 otherwise."""
+
+    def _value(self, x, axis):
+        y = x - x.max(axis=axis, keepdims=True)
+        np.exp(y, out=y)
+        y /= y.sum(axis=axis, keepdims=True)
+        return y
+
+    def _chain(self, y, grad, axis):
+        # dx = y (g - Σ g y)
+        dx = grad * y
+        dx -= y * dx.sum(axis=axis, keepdims=True)
+        return dx
+
+
+class LogSoftmax(_AlongAxis):
+    """x - log Σ exp(x) along `dim`; without `dim`, axis 0 for 0, 1 or 3 axes and 1 otherwise."""
+
+    def _value(self, x, axis):
+        y = x - x.max(axis=axis, keepdims=True)
+        y -= np.log(np.exp(y).sum(axis=axis, keepdims=True))
+        return y
+
+    def _chain(self, y, grad, axis):
+        # dx = g - exp(y) Σ g
+        dx = np.exp(y)
+        dx *= grad.sum(axis=axis, keepdims=True)
+        return np.subtract(grad, dx, out=dx)
