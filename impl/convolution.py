@@ -19,7 +19,7 @@ Copying windows costs as much as the products if it is done badly, so three thin
   results are dropped when y is written; their gradient is zero.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,6 +46,7 @@ class _Geometry:
     wide: int  # columns computed in each output row: out[1], or padded[1] with wide rows
     images: int  # images in a block
     rows: int  # output rows in a block
+    transposed: "_Geometry | None" = None  # of the convolution that carries gradients back
 
     def blocks(self, batch):
         """Yield (first image, end, first output row, end)."""
@@ -93,6 +94,14 @@ class _Geometry:
             tuple(s * item for s in strides),
         )
 
+    def widen(self, grad):
+        """Return grad (n, O, rows, W') as an array (O, n, rows, wide), the superfluous part zero."""
+        n, out_channels, rows, width = grad.shape
+        upstream = np.empty((out_channels, n, rows, self.wide), grad.dtype)
+        upstream[..., :width] = grad.swapaxes(0, 1)
+        upstream[..., width:] = 0
+        return upstream
+
     def workspace(self, batch, dtype):
         """Return a flat buffer for the columns of the largest block."""
         block = min(self.images, batch) * self.rows * self.wide
@@ -105,6 +114,21 @@ class _Geometry:
         columns.reshape(windows.shape)[...] = windows
         channels, kh, kw = windows.shape[:3]
         return columns.reshape(groups, channels // groups * kh * kw, -1)
+
+
+def _geometry(channels, kernel, stride, dilation, image, before, padded):
+    """Return the geometry with its output size, its rows wide or not, and its blocks."""
+    out = tuple(
+        (padded[axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
+        for axis in (0, 1)
+    )
+    # Wide rows spare short copies; they do not pay if much of each row is superfluous.
+    wide = padded[1] if stride == (1, 1) and padded[1] <= 1.25 * out[1] else out[1]
+    row_bytes = channels * kernel[0] * kernel[1] * wide * 4
+    images = max(1, BLOCK_BYTES // (row_bytes * out[0]))
+    rows = min(out[0], max(1, BLOCK_BYTES // row_bytes))
+    sizes = kernel, stride, dilation, image, before, padded, out
+    return _Geometry(channels, *sizes, wide, images, rows)
 
 
 def convolve(x, weight, bias, geometry, groups):
@@ -126,34 +150,49 @@ def convolve(x, weight, bias, geometry, groups):
     return y
 
 
-def convolve_backward(x, weight, grad, geometry, groups):
-    """Return the gradients (for x, for weight), given grad (N, O, H', W'); see `convolve`."""
-    g, out_channels = geometry, len(weight)
-    dx = np.empty(x.shape, x.dtype)
-    kernel = weight.reshape(groups, out_channels // groups, -1)
-    dkernel = np.zeros(kernel.shape, kernel.dtype)
+def weight_gradient(x, grad, geometry, groups):
+    """Return the gradient (O, C / groups, kh, kw) for the weight, given grad (N, O, H', W')."""
+    g, out_channels = geometry, grad.shape[1]
+    inner = g.channels // groups * g.kernel[0] * g.kernel[1]
+    dkernel = np.zeros((groups, inner, out_channels // groups), x.dtype)
     workspace, held = g.workspace(len(x), x.dtype), None
     for n, n_end, row, end in g.blocks(len(x)):
-        images = n_end - n
         if held != n:
             block, held = g.pad_block(x[n:n_end]), n
-            dflat, dview = g.zero_block(images, x.dtype)
-            size = g.padded[0] * g.padded[1]
-        columns = g.unroll(g.windows(*block, images, row, end), workspace, groups)
-        upstream = np.zeros((out_channels, images, end - row, g.wide), x.dtype)
-        upstream[..., : g.out[1]] = grad[n:n_end, :, row:end].swapaxes(0, 1)
-        upstream = upstream.reshape(groups, -1, columns.shape[2])
-        dkernel += upstream @ columns.swapaxes(1, 2)
-        # The columns have served: their gradient takes their place in the workspace.
-        dcolumns = np.matmul(kernel.swapaxes(1, 2), upstream, out=columns)
-        dwindows = g.windows(dflat, images * size, size, images, row, end)
-        dcolumns = dcolumns.reshape(dwindows.shape)
+        columns = g.unroll(g.windows(*block, n_end - n, row, end), workspace, groups)
+        upstream = g.widen(grad[n:n_end, :, row:end]).reshape(groups, -1, columns.shape[2])
+        dkernel += columns @ upstream.swapaxes(1, 2)  # this way round BLAS is faster by a third
+    return dkernel.swapaxes(1, 2).reshape(out_channels, g.channels // groups, *g.kernel)
+
+
+def input_gradient(weight, grad, geometry, groups):
+    """Return the gradient (N, C, H, W) for x, given grad (N, O, H', W')."""
+    g, out_channels = geometry, len(weight)
+    if g.transposed is not None:
+        return convolve(grad, _transpose(weight, groups), None, g.transposed, groups)
+    dx = np.empty((len(grad), g.channels, *g.image), grad.dtype)
+    kernel = weight.reshape(groups, out_channels // groups, -1).swapaxes(1, 2)
+    size, held = g.padded[0] * g.padded[1], None
+    for n, n_end, row, end in g.blocks(len(grad)):
+        images = n_end - n
+        if held != n:
+            (flat, view), held = g.zero_block(images, grad.dtype), n
+        upstream = g.widen(grad[n:n_end, :, row:end]).reshape(groups, out_channels // groups, -1)
+        windows = g.windows(flat, images * size, size, images, row, end)
+        dcolumns = (kernel @ upstream).reshape(windows.shape)
         for i in range(g.kernel[0]):  # windows overlap: add one kernel element at a time
             for j in range(g.kernel[1]):
-                dwindows[:, i, j] += dcolumns[:, i, j]
+                windows[:, i, j] += dcolumns[:, i, j]
         if end == g.out[0]:
-            dx[n:n_end] = dview.swapaxes(0, 1)
-    return dx, dkernel.reshape(weight.shape)
+            dx[n:n_end] = view.swapaxes(0, 1)
+    return dx
+
+
+def _transpose(weight, groups):
+    """Return the kernel (C, O / groups, kh, kw) that carries gradients back: turned by 180 degrees."""
+    out_channels, channels, kh, kw = weight.shape
+    turned = weight[:, :, ::-1, ::-1].reshape(groups, out_channels // groups, channels, kh, kw)
+    return turned.swapaxes(1, 2).reshape(groups * channels, out_channels // groups, kh, kw)
 
 
 class Conv2d(Module):
@@ -249,35 +288,25 @@ class Conv2d(Module):
     def _new_geometry(self, image):
         amounts = self._amounts() if self.padding_mode == "zeros" else ((0, 0), (0, 0))
         padded = tuple(size + sum(a) for size, a in zip(image, amounts, strict=True))
-        spans = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        spans = tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
         if padded[0] < spans[0] or padded[1] < spans[1]:
             raise ValueError(
                 f"{self!r} got images of {padded[0]}x{padded[1]}, padding included; "
                 f"its dilated kernel covers {spans[0]}x{spans[1]} and must fit in"
             )
-        out = tuple(
-            (size - span) // step + 1
-            for size, span, step in zip(padded, spans, self.stride, strict=True)
-        )
-        # Wide rows spare short copies; they do not pay if much of each row is superfluous.
-        wide = padded[1] if self.stride == (1, 1) and padded[1] <= 1.25 * out[1] else out[1]
-        row_bytes = self.in_channels * int(np.prod(self.kernel_size)) * wide * 4
-        rows = min(out[0], max(1, BLOCK_BYTES // row_bytes))
-        images = max(1, BLOCK_BYTES // (row_bytes * out[0]))
         before = amounts[0][0], amounts[1][0]
-        return _Geometry(
-            self.in_channels,
-            self.kernel_size,
-            self.stride,
-            self.dilation,
-            image,
-            before,
-            padded,
-            out,
-            wide,
-            images,
-            rows,
-        )
+        options = self.kernel_size, self.stride, self.dilation
+        geometry = _geometry(self.in_channels, *options, image, before, padded)
+        # With stride 1 the gradient for x is itself a convolution, of the gradient for y with the
+        # kernel turned round. It unrolls O channels in place of C, so O should not be much larger.
+        ahead = spans[0] - 1 - before[0], spans[1] - 1 - before[1]
+        if self.stride != (1, 1) or min(ahead) < 0 or self.out_channels > 4 * self.in_channels:
+            return geometry
+        padded = image[0] + spans[0] - 1, image[1] + spans[1] - 1
+        if min(p - a - o for p, a, o in zip(padded, ahead, geometry.out, strict=True)) < 0:
+            return geometry
+        back = _geometry(self.out_channels, *options, geometry.out, ahead, padded)
+        return replace(geometry, transposed=back)
 
     def _border(self, image):
         """Return the row and column sources of a border that is not zeros."""
@@ -310,10 +339,10 @@ class Conv2d(Module):
         y_shape = (*shape[:-3], self.out_channels, *geometry.out)
         grad = self._upstream(grad_output, y_shape, images.dtype)
         grad = grad.reshape(len(images), self.out_channels, *geometry.out)
-        dx, dweight = convolve_backward(images, weight, grad, geometry, self.groups)
-        self._accumulate("weight", dweight)
+        self._accumulate("weight", weight_gradient(images, grad, geometry, self.groups))
         if "bias" in self._params:
             self._accumulate("bias", _sum_per_channel(grad))
+        dx = input_gradient(weight, grad, geometry, self.groups)
         if border is not None:
             before = [amounts[0] for amounts in self._amounts()]
             dx = fold(dx, *border, before, (*dx.shape[:2], *shape[-2:]))
