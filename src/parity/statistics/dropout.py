@@ -76,11 +76,11 @@ class DropoutCheck:
 def check_dropout_mask(masks, p):
     """Test masks (calls, *), or a sequence of masks (*), one a call, against dropout probability p.
 
-    What is not zero counts as kept, so masks scaled by 1 / (1 - p) may be given as they are. Tested
-    are the kept fraction, overall, by slice and by line of every axis; how often elements 1 to 32
-    steps apart agree, along every axis, the calls' included, and in memory order; how often whole
-    slices agree; and whether counts spread as binomial ones do. With p = 0 or 1 the fraction alone
-    is tested.
+    A single mask is given as mask[None]. What is not zero counts as kept, so masks scaled by 1 / (1
+    - p) may be given as they are. Tested are the kept fraction, overall, by slice and by line of
+    every axis; how often elements 1 to 32 steps apart agree, along every axis, the calls' included,
+    and in memory order; how often whole slices agree; and whether counts spread as binomial ones
+    do. With p = 0 or 1 the fraction alone is tested.
 
     Returns a DropoutCheck. Raises ValueError for NaN, masks of different shapes, p outside 0 to 1
     and fewer than 64 elements, which could show nothing.

@@ -125,20 +125,13 @@ def compare_seeds(comparisons, *, margin=None, confidence=None):
     differences = np.array([one.difference for one in comparisons])
     tests = _t_tests(differences, margin, confidence)
     tables = np.array([one.table for one in comparisons])
-    better, worse = (
-        combine_pvalues([_one_sided_midp(*sides) for sides in counts]).stouffer
-        for counts in (
-            [(one.b, one.c) for one in comparisons],
-            [(one.c, one.b) for one in comparisons],
-        )
-    )
     return SeedComparison(
         names=comparisons[0].names,
         count=len(comparisons),
         differences=tuple(differences.tolist()),
         mean=float(differences.mean()),
         p_fisher=combine_pvalues([one.p_exact for one in comparisons]).fisher,
-        p_stouffer=min(1.0, 2 * min(better, worse)),
+        p_stouffer=_signed_stouffer([(one.b, one.c) for one in comparisons]),
         pooled_table=tuple(map(tuple, tables.sum(axis=0).tolist())),
         identical=sum(one.identical for one in comparisons),
         margin=margin,
@@ -174,6 +167,13 @@ def _shared(comparisons, name):
     if len(values) > 1:
         raise ValueError(f"comparisons differ in {name}, {values[0]} and {values[1]}; give one")
     return values[0]
+
+
+def _signed_stouffer(counts):
+    """Stouffer's p-value that one side is better throughout, whichever it is, from pairs (b, c)."""
+    better = combine_pvalues([_one_sided_midp(b, c) for b, c in counts]).stouffer
+    worse = combine_pvalues([_one_sided_midp(c, b) for b, c in counts]).stouffer
+    return min(1.0, 2 * min(better, worse))
 
 
 def _one_sided_midp(b, c):
