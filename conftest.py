@@ -23,7 +23,10 @@ if not _installed():
     sys.path.insert(0, SRC)
     # Tests start Python again (the command line, isolation): children must find the checkout too.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SRC, os.environ.get("PYTHONPATH")]))
-    pytest_plugins = ["parity.plugin"]  # an installed parity is found through its entry point
+
+# An installed parity is there already, through its entry point: that has the same name, so pytest
+# takes it once. Needed in a bare checkout, and where PYTHONPATH alone leads to parity.
+pytest_plugins = ["parity.plugin"]
 
 if importlib.util.find_spec("hypothesis"):
     from hypothesis import settings

@@ -115,7 +115,8 @@ def stray(root, arrow):
 @pytest.mark.parametrize("arrow", ARROWS, ids=lambda arrow: arrow.package)
 def test_arrows(arrow):
     assert list((ROOT / arrow.folder).rglob("*.py")), f"{arrow.folder} holds no Python file"
-    assert not list(stray(ROOT, arrow))
+    found = list(stray(ROOT, arrow))
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("folder", ["parity_tests", "benchmarks", "examples"])
@@ -123,8 +124,8 @@ def test_everything_imported_is_declared(folder):
     """Whoever installs the dev extra can run everything here."""
     own = {path.stem for path in (ROOT / folder).rglob("*.py")} | {folder}
     allowed = OURS | RUNTIME | EXTRAS | frozenset(own)
-    found = stray(ROOT, Arrow(folder, folder, allowed, lazy=_importorskip(ROOT / folder)))
-    assert not list(found)
+    found = list(stray(ROOT, Arrow(folder, folder, allowed, lazy=_importorskip(ROOT / folder))))
+    assert not found, "\n".join(found)
 
 
 def _importorskip(folder):
