@@ -9,11 +9,12 @@ import numbers
 
 import numpy as np
 
+from impl.blocks import blockwise
 from impl.module import Module, check_inplace
 
 
 def real(layer: str, name: str, value) -> float:
-    """Return `value` as a Python float; raise TypeError naming the argument when it is no number."""
+    """Return `value` as a Python float; raise TypeError naming the argument."""
     if not isinstance(value, numbers.Real | np.floating | np.integer):
         raise TypeError(f"{layer} got {name}={value!r}; it must be a number")
     return float(value)
@@ -45,6 +46,7 @@ class Elementwise(Module):
     """Base of the activations: dtypes, the cache and the shapes, once for all of them."""
 
     takes_integers = False  # True: as they are; "float": as float32, torch's default dtype
+    one_pass = False  # the function reads x once: blocks would only add a copy
     keeps_output = False  # the derivative is cheaper from y than from x
 
     def forward(self, x):
@@ -52,13 +54,14 @@ class Elementwise(Module):
         x = np.asarray(x)
         if x.dtype.kind in "iu" and self.takes_integers is True:
             self._cache = None
-            return self._value(x)
+            return blockwise(self._value, x)
         if x.dtype.kind in "iub" and self.takes_integers == "float":
             x = x.astype(np.float32)
         x = self._floating(x)
         # Overflow to inf and inf · 0 = NaN are torch's answers too, so they are no warnings.
         with np.errstate(all="ignore"):
-            y = np.asarray(self._value(self._wide(x)), dtype=x.dtype)
+            y = self._evaluate(x) if self.one_pass else blockwise(self._evaluate, x)
+        y = np.asarray(y, dtype=x.dtype)
         # The caller may change y, hence a copy; evaluation mode rarely needs it and computes anew.
         self._cache = x, y.copy() if self.keeps_output and self.training else None
         return y
@@ -69,8 +72,14 @@ class Elementwise(Module):
         grad = self._upstream(grad_output, x.shape, x.dtype)
         with np.errstate(all="ignore"):
             if self.keeps_output:
-                x = self._value(self._wide(x)) if y is None else y
-            return np.asarray(self._chain(self._wide(x), self._wide(grad)), dtype=grad.dtype)
+                x = blockwise(self._evaluate, x) if y is None else y
+            return np.asarray(blockwise(self._pull, x, grad), dtype=grad.dtype)
+
+    def _evaluate(self, x):
+        return self._value(self._wide(x))
+
+    def _pull(self, x, grad):
+        return self._chain(self._wide(x), self._wide(grad))
 
     @staticmethod
     def _wide(array):
@@ -89,6 +98,7 @@ class ReLU(Elementwise):
     """max(0, x), derivative 0 at 0."""
 
     takes_integers = True
+    one_pass = True
 
     def __init__(self, inplace=False):
         check_inplace("ReLU", inplace)
@@ -212,6 +222,7 @@ class Tanh(Elementwise):
     """tanh(x); integers give float32."""
 
     takes_integers = "float"
+    one_pass = True
     keeps_output = True
 
     def _value(self, x):

@@ -1,18 +1,13 @@
 """Module, the base class that holds a layer's parameters and walks a tree of layers."""
 
 from collections import namedtuple
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from impl.tree import TreeView, own_mapping
+
 LoadResult = namedtuple("LoadResult", ["missing_keys", "unexpected_keys"])
-
-
-def own_mapping(module, kind: str):
-    """Return the dict `kind` ("params", "grads" or "buffers") of `module` without its children."""
-    if isinstance(module, Module):
-        return vars(module)["_" + kind]
-    return getattr(module, kind, None) or {}
 
 
 def check_device(layer: str, device) -> None:
@@ -42,61 +37,6 @@ def check_dtype(layer: str, dtype) -> np.dtype:
     if dtype.kind != "f":
         raise TypeError(f"{layer} got dtype={dtype}; it must be floating, such as 'float32'")
     return dtype
-
-
-class TreeView(MutableMapping):
-    """One kind of array over a whole tree, by dotted name ("0.weight"); writes reach the child.
-
-    A layer that occurs several times is listed once, under its first name (the others are
-    still understood), as in torch's named_parameters.
-    """
-
-    def __init__(self, root: "Module", kind: str):
-        self._root = root
-        self._kind = kind
-
-    def _resolve(self, name: str):
-        module, rest = self._root, name
-        while isinstance(module, Module):
-            head, dot, tail = rest.partition(".")
-            child = module._named_children().get(head) if dot else None
-            if child is None:
-                break
-            module, rest = child, tail
-        return own_mapping(module, self._kind), rest, module
-
-    def __getitem__(self, name: str):
-        mapping, key, _ = self._resolve(name)
-        if key not in mapping:
-            raise KeyError(f"{name!r} is not among the {self._kind}: {', '.join(self) or 'none'}")
-        return mapping[key]
-
-    def __setitem__(self, name: str, array) -> None:
-        mapping, key, module = self._resolve(name)
-        if isinstance(module, Module) and "." in key:
-            raise KeyError(f"{name!r} names no child layer; {self._kind}: {', '.join(self)}")
-        if not hasattr(module, self._kind):
-            raise KeyError(f"{name!r}: {type(module).__name__} has no {self._kind}")
-        # A child with an empty dict of its own is falsy, so own_mapping would hand out a new one.
-        target = mapping if isinstance(module, Module) else getattr(module, self._kind)
-        target[key] = array
-
-    def __delitem__(self, name: str) -> None:
-        mapping, key, _ = self._resolve(name)
-        if key not in mapping:
-            raise KeyError(name)
-        del mapping[key]
-
-    def __iter__(self) -> Iterator[str]:
-        for prefix, module in self._root.named_modules():
-            for key in list(own_mapping(module, self._kind)):
-                yield f"{prefix}.{key}" if prefix else key
-
-    def __len__(self) -> int:
-        return sum(len(own_mapping(module, self._kind)) for _, module in self._root.named_modules())
-
-    def __repr__(self) -> str:
-        return repr(dict(self))
 
 
 def _tree_property(kind: str, text: str) -> property:
@@ -292,7 +232,7 @@ class Module:
     # Help for subclasses.
 
     def _accumulate(self, name: str, grad) -> None:
-        """Add `grad` to `grads[name]`; the first one is stored as a copy of the parameter's dtype."""
+        """Add `grad` to `grads[name]`; store the first as a copy, in the parameter's dtype."""
         grads = vars(self)["_grads"]
         if grads.get(name) is not None:
             grads[name] += grad
@@ -320,7 +260,7 @@ class Module:
         return x if like is None else x.astype(like.dtype, copy=False)
 
     def _upstream(self, grad_output, shape: tuple, dtype) -> np.ndarray:
-        """Return the upstream gradient as an array of `dtype`; raise ValueError for another shape."""
+        """Return the upstream gradient as `dtype`; raise ValueError for another shape."""
         grad = np.asarray(grad_output)
         if grad.shape != tuple(shape):
             raise ValueError(

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from impl.activations import real
+from impl.blocks import blocks
 from impl.linear import size
 from impl.module import Module, check_device, check_dtype
 
@@ -94,15 +95,23 @@ class _BatchNorm(Module):
         """Shape (C,) for broadcasting against x (N, C, *), in x's dtype."""
         return channels.astype(x.dtype, copy=False).reshape(-1, *[1] * (x.ndim - 2))
 
+    @staticmethod
+    def _parts(x: np.ndarray):
+        return blocks(len(x), math.prod(x.shape[1:]))
+
     def _statistics(self, x):
         """Return mean and biased variance (C,) in float64, by two passes."""
         count = max(self._count(x), 1)
         near = self._wide(channel_sum(x) / count, x)
-        offset = x - near
-        # The rounding of `near` to x's dtype is what is left of the mean, and it is not lost.
-        rest = channel_sum(offset) / count
-        np.multiply(offset, offset, out=offset)
-        variance = channel_sum(offset) / count - rest * rest
+        rest = variance = np.zeros(x.shape[1])
+        for part in self._parts(x):
+            offset = x[part] - near
+            rest = rest + channel_sum(offset)
+            np.multiply(offset, offset, out=offset)
+            variance = variance + channel_sum(offset)
+        # `near` was rounded to x's dtype; the mean of what is left of x makes that good.
+        rest = rest / count
+        variance = variance / count - rest * rest
         return near.reshape(-1).astype(np.float64) + rest, np.maximum(variance, 0)
 
     def _track(self, mean, variance, count: int) -> None:
@@ -132,17 +141,20 @@ class _BatchNorm(Module):
             else:
                 mean, variance = self.buffers["running_mean"], self.buffers["running_var"]
             scale = 1 / np.sqrt(variance.astype(np.float64) + self.eps)
-            y = self._standardised(x, mean, scale)
-            if "weight" in self.params:
-                y *= self._wide(self.params["weight"], x)
-            if "bias" in self.params:
-                y += self._wide(self.params["bias"], x)
-        self._cache = x, np.array(mean), scale, batch
-        return y
+            self._cache = x, np.array(mean), scale, batch
+            return self._affine(x, mean, scale)
 
-    def _standardised(self, x, mean, scale):
-        y = x - self._wide(mean, x)
-        y *= self._wide(scale, x)
+    def _affine(self, x, mean, scale):
+        """Return (x - mean) · scale · weight + bias."""
+        mean, bias = self._wide(mean, x), self.params.get("bias")
+        scale = self._wide(scale * self.params.get("weight", 1), x)
+        shift = None if bias is None else self._wide(bias, x)
+        y = np.empty(x.shape, x.dtype)
+        for part in self._parts(x):
+            out = np.subtract(x[part], mean, out=y[part])
+            out *= scale
+            if shift is not None:
+                out += shift
         return y
 
     def backward(self, grad_output):
@@ -150,23 +162,37 @@ class _BatchNorm(Module):
         x, mean, scale, batch = self._recall()
         grad = self._upstream(grad_output, x.shape, x.dtype)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            dx = self._standardised(x, mean, scale)
-            total, along = channel_sum(grad), channel_sum(grad * dx)
+            total, along = self._totals(x, grad, mean, scale)
+            weight = self.params.get("weight", 1)
             if "weight" in self.params:
                 self._accumulate("weight", along.astype(x.dtype))
-                scale = scale * self.params["weight"]
             if "bias" in self.params:
                 self._accumulate("bias", total.astype(x.dtype))
-            if batch:
-                # Mean and variance depend on x too:
-                # dx = γ/σ (g - mean(g) - x̂ mean(g x̂)).
-                count = max(self._count(x), 1)
-                dx *= self._wide(-along / count, x)
-                dx -= self._wide(total / count, x)
-                dx += grad
-                dx *= self._wide(scale, x)
-                return dx
-            return np.multiply(grad, self._wide(scale, x), out=dx)
+            if not batch:
+                return grad * self._wide(scale * weight, x)
+            # Mean and variance depend on x too: dx = γ/σ (g - mean(g) - x̂ mean(g x̂)).
+            count = max(self._count(x), 1)
+            mean, total = self._wide(mean, x), self._wide(total / count, x)
+            along, scale = self._wide(along / count * scale, x), self._wide(scale * weight, x)
+            dx = np.empty(x.shape, x.dtype)
+            for part in self._parts(x):
+                out = np.subtract(mean, x[part], out=dx[part])
+                out *= along
+                out -= total
+                out += grad[part]
+                out *= scale
+            return dx
+
+    def _totals(self, x, grad, mean, scale):
+        """Return Σ g and Σ g x̂ (C,) in float64, over everything but the channels."""
+        total = along = np.zeros(x.shape[1])
+        mean = self._wide(mean, x)
+        for part in self._parts(x):
+            total = total + channel_sum(grad[part])
+            product = x[part] - mean
+            product *= grad[part]
+            along = along + channel_sum(product)
+        return total, along * scale
 
     def extra_repr(self) -> str:
         """Return the arguments."""

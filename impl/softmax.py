@@ -4,6 +4,7 @@ import operator
 
 import numpy as np
 
+from impl.blocks import blocks
 from impl.module import Module
 
 
@@ -40,7 +41,7 @@ class _AlongAxis(Module):
             wide = wide.astype(np.float32)
         # A row of -inf, or one with +inf, is NaN throughout, as in torch.
         with np.errstate(all="ignore"):
-            y = self._value(wide, axis) if x.size else wide.copy()
+            y = self._along(self._value, axis, wide)
         y = y.reshape(x.shape).astype(x.dtype, copy=False)
         # The caller may change y: backward works on a copy, or on y computed anew.
         self._cache = x, y.copy() if self.training else None
@@ -57,7 +58,19 @@ class _AlongAxis(Module):
         wide = np.float32 if x.dtype == np.float16 else x.dtype
         y, grad = (np.atleast_1d(a).astype(wide, copy=False) for a in (y, grad))
         with np.errstate(all="ignore"):
-            return self._chain(y, grad, axis).reshape(x.shape).astype(x.dtype, copy=False)
+            dx = self._along(self._chain, axis, y, grad)
+        return dx.reshape(x.shape).astype(x.dtype, copy=False)
+
+    @staticmethod
+    def _along(function, axis: int, *arrays):
+        """Return function(*arrays, axis), a cache-sized block of rows at a time."""
+        out = np.empty_like(arrays[0], order="C")
+        if axis % out.ndim == 0:
+            return function(*arrays, axis) if out.size else out
+        if out.size:
+            for part in blocks(len(out), out[0].size):
+                out[part] = function(*(array[part] for array in arrays), axis)
+        return out
 
     def extra_repr(self) -> str:
         """Return the argument."""
