@@ -51,18 +51,18 @@ def pooled_size(size, kernel, stride, padding, dilation, ceil_mode):
 
 
 def axis_taps(size, windows, kernel, stride, padding, dilation=1):
-    """Return, for each kernel element along one axis, ``(outputs, inputs)`` as a pair of slices.
+    """Return, for each kernel element along one axis, ``(shift, outputs, inputs)``.
 
-    ``x[inputs]`` are the elements which that kernel element sees from the windows ``outputs``;
-    windows that see padding there are left out, so no padded copy of the image is needed.
+    Window w sees element ``w * stride + shift`` there. The slices leave out the windows that see
+    padding: ``x[inputs]`` is what the windows ``outputs`` see, and no padded copy is needed.
     """
     taps = []
     for k in range(kernel):
-        shift = k * dilation - padding  # window w sees input w * stride + shift
+        shift = k * dilation - padding
         first = max(0, -(shift // stride))
         last = min(windows - 1, (size - 1 - shift) // stride)
         if first <= last:
             start = first * stride + shift
             inputs = slice(start, last * stride + shift + 1, stride)
-            taps.append((slice(first, last + 1), inputs))
+            taps.append((shift, slice(first, last + 1), inputs))
     return taps

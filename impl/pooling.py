@@ -1,0 +1,256 @@
+"""AvgPool2d and MaxPool2d: windows of an image reduced to their mean or their maximum.
+
+Both are separable: the sum (or the maximum) of a window is that of its rows' sums (maxima). So an
+image is reduced over the kernel's rows first, long contiguous lines that NumPy handles at the
+memory's speed, and the smaller result over the columns: kh + kw operations in place of kh · kw.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from impl.module import Module
+from impl.windows import as_images, axis_taps, pair, pooled_size
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """What follows from the image size: output (H', W'), and the taps of `axis_taps` by axis."""
+
+    image: tuple
+    out: tuple
+    rows: list
+    columns: list
+
+
+class _Pool2d(Module):
+    """The options that both layers share, and their geometry."""
+
+    def __init__(self, kernel_size, stride, padding, dilation, ceil_mode):
+        self.kernel_size = pair(kernel_size, "kernel_size")
+        no_stride = stride is None or (isinstance(stride, tuple | list) and not stride)
+        self.stride = self.kernel_size if no_stride else pair(stride, "stride")
+        self.padding = pair(padding, "padding")
+        self.dilation = pair(dilation, "dilation")
+        self.ceil_mode = bool(ceil_mode)
+        self._geometries = {}  # by (H, W)
+        for name in ("kernel_size", "stride", "dilation"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be greater than zero, not {getattr(self, name)}")
+        for pad, kernel in zip(self.padding, self.kernel_size, strict=True):
+            if not 0 <= pad <= kernel // 2:
+                raise ValueError(
+                    f"padding must be between 0 and half of the kernel size: "
+                    f"padding={self.padding}, kernel_size={self.kernel_size}"
+                )
+
+    def _geometry(self, image):
+        """Return the geometry for images of size image = (H, W), computed once per size."""
+        if image not in self._geometries:
+            options = self.kernel_size, self.stride, self.padding, self.dilation
+            axes = list(zip(image, *options, strict=True))
+            out = tuple(pooled_size(*axis, self.ceil_mode) for axis in axes)
+            if min(out) < 1:
+                raise ValueError(
+                    f"{self!r} got images of {image[0]}x{image[1]}; the output would be "
+                    f"{out[0]}x{out[1]}, too small"
+                )
+            taps = [axis_taps(axis[0], n, *axis[1:]) for axis, n in zip(axes, out, strict=True)]
+            self._geometries[image] = _Geometry(image, out, *taps)
+        return self._geometries[image]
+
+
+def _reduce(ufunc, start, x, geometry):
+    """Return x (N, C, H, W) reduced by ufunc over every window, (N, C, H', W')."""
+    g = geometry
+    lines = np.full((*x.shape[:2], g.out[0], g.image[1]), start, x.dtype)
+    for _, outputs, inputs in g.rows:
+        target = lines[:, :, outputs]
+        ufunc(target, x[:, :, inputs], out=target)
+    y = np.full((*x.shape[:2], *g.out), start, x.dtype)
+    for _, outputs, inputs in g.columns:
+        target = y[..., outputs]
+        ufunc(target, lines[..., inputs], out=target)
+    return y
+
+
+class AvgPool2d(_Pool2d):
+    """Mean of each window.
+
+    x (N, C, H, W) -> y (N, C, H', W'), or unbatched (C, H, W) -> (C, H', W'), with
+    H' = (H + 2·padding - kh) // stride + 1 (rounded up with ceil_mode) and W' alike
+
+    The sum is divided by the window's size, clipped to the padded image where ceil_mode lets it
+    hang over (by the number of elements inside the image with count_include_pad=False), or by
+    divisor_override. Options are torch.nn.AvgPool2d's.
+
+    Raises ValueError for bad options and for x of another rank or too small a size.
+    """
+
+    def __init__(
+        self,
+        kernel_size,
+        stride=None,
+        padding=0,
+        ceil_mode=False,
+        count_include_pad=True,
+        divisor_override=None,
+    ):
+        super().__init__(kernel_size, stride, padding, 1, ceil_mode)
+        self.count_include_pad = bool(count_include_pad)
+        if divisor_override is not None:
+            divisor_override = pair(divisor_override, "divisor_override")[0]
+            if divisor_override == 0:
+                raise ValueError("divisor_override must be not zero")
+        self.divisor_override = divisor_override
+        self._divisors = {}  # by (H, W)
+
+    def _divisor(self, image):
+        """Return what the sums are divided by: a number, or an array (H', W') if it varies."""
+        if image not in self._divisors:
+            self._divisors[image] = self._new_divisor(image)
+        return self._divisors[image]
+
+    def _new_divisor(self, image):
+        if self.divisor_override is not None:
+            return self.divisor_override
+        counts = []
+        for axis, windows in enumerate(self._geometry(image).out):
+            size, pad = image[axis], self.padding[axis]
+            first = np.arange(windows) * self.stride[axis] - pad
+            last = np.minimum(first + self.kernel_size[axis], size + pad)
+            if not self.count_include_pad:
+                first, last = np.maximum(first, 0), np.minimum(last, size)
+            counts.append(last - first)
+        divisor = np.outer(*counts)
+        same = (divisor == divisor[0, 0]).all()
+        return int(divisor[0, 0]) if same else divisor
+
+    def forward(self, x):
+        """Return the window means (N, C, H', W') of x (N, C, H, W), or the same without N."""
+        x = self._floating(x)
+        images = as_images(self, x)
+        geometry = self._geometry(images.shape[2:])
+        y = _reduce(np.add, 0, images, geometry)
+        # Divided, not multiplied by 1 / divisor, which would round twice.
+        y /= np.asarray(self._divisor(geometry.image), y.dtype)
+        self._cache = geometry, x.shape, x.dtype
+        return y.reshape(*x.shape[:-2], *geometry.out)
+
+    def backward(self, grad_output):
+        """Return the gradient for x: each window spreads its own evenly over its elements."""
+        g, shape, dtype = self._recall()
+        grad = self._upstream(grad_output, (*shape[:-2], *g.out), dtype)
+        share = grad / np.asarray(self._divisor(g.image), dtype)
+        lines = np.zeros((*shape[:-2], g.out[0], g.image[1]), dtype)
+        for _, outputs, inputs in g.columns:
+            lines[..., inputs] += share[..., outputs]
+        dx = np.zeros(shape, dtype)
+        for _, outputs, inputs in g.rows:
+            dx[..., inputs, :] += lines[..., outputs, :]
+        return dx
+
+    def extra_repr(self):
+        """Return the sizes as torch shows them, and the options that differ from the defaults."""
+        text = f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+        if self.ceil_mode:
+            text += ", ceil_mode=True"
+        if not self.count_include_pad:
+            text += ", count_include_pad=False"
+        if self.divisor_override is not None:
+            text += f", divisor_override={self.divisor_override}"
+        return text
+
+
+class MaxPool2d(_Pool2d):
+    """Maximum of each window.
+
+    x (N, C, H, W) -> y (N, C, H', W'), or unbatched (C, H, W) -> (C, H', W'), with
+    H' = (H + 2·padding - dilation·(kh - 1) - 1) // stride + 1 (rounded up with ceil_mode)
+
+    Padding never wins. Of equal elements the first in reading order is the maximum, and gets the
+    gradient; NaN is larger than everything, and of several the last one counts (as in torch).
+    With return_indices, forward returns (y, indices): positions in the flattened H·W image.
+    Options are torch.nn.MaxPool2d's. Integers are pooled too, but have no gradient.
+
+    forward keeps a reference to x until backward, which finds the maxima's places.
+
+    Raises ValueError for bad options and for x of another rank or too small a size.
+    """
+
+    def __init__(
+        self,
+        kernel_size,
+        stride=None,
+        padding=0,
+        dilation=1,
+        return_indices=False,
+        ceil_mode=False,
+    ):
+        super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
+        self.return_indices = bool(return_indices)
+
+    def forward(self, x):
+        """Return the window maxima (N, C, H', W') of x (N, C, H, W), or the same without N."""
+        x = np.asarray(x)
+        if x.dtype.kind not in "iu":
+            x = self._floating(x)
+        images = as_images(self, x)
+        geometry = self._geometry(images.shape[2:])
+        y = _maxima(images, geometry)
+        self._cache = x, geometry
+        shape = (*x.shape[:-2], *geometry.out)
+        if not self.return_indices:
+            return y.reshape(shape)
+        indices = _places(images, y, geometry, self.stride)
+        return y.reshape(shape), indices.reshape(shape)
+
+    def backward(self, grad_output):
+        """Return the gradient for x: each window gives its own to its maximum, and zero elsewhere."""
+        x, g = self._recall()
+        x = self._floating(x)
+        grad = self._upstream(grad_output, (*x.shape[:-2], *g.out), x.dtype)
+        images = as_images(self, x)
+        places = _places(images, _maxima(images, g), g, self.stride)
+        size = g.image[0] * g.image[1]
+        planes = np.arange(0, x.size, size).reshape(*images.shape[:2], 1, 1)
+        dx = np.zeros(x.size, x.dtype)
+        places += planes
+        np.add.at(dx, places.reshape(-1), grad.reshape(-1))  # windows may share a maximum
+        return dx.reshape(x.shape)
+
+    def extra_repr(self):
+        """Return the sizes and options as torch shows them."""
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
+            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
+        )
+
+
+def _maxima(x, geometry):
+    lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+    return _reduce(np.maximum, lowest, x, geometry)
+
+
+def _places(x, y, geometry, stride):
+    """Return, for each window, the position of its maximum y in the flattened image."""
+    g = geometry
+    taps = [
+        (row + column, (..., out_r, out_c), x[..., in_r, in_c])
+        for row, out_r, in_r in ((s * g.image[1], o, i) for s, o, i in g.rows)
+        for column, out_c, in_c in g.columns
+    ]
+    # The number of the first tap that equals the maximum is the number of taps that fail before
+    # it: counted in small integers, this is many times faster than a masked assignment per tap.
+    number = np.zeros(y.shape, np.min_scalar_type(len(taps)))
+    failed = np.ones(y.shape, bool)
+    for _, outputs, seen in taps:
+        failed[outputs] &= seen != y[outputs]
+        number += failed
+    if y.dtype.kind == "f" and y.size and np.isnan(y.max()):  # NaN equals nothing
+        for k, (_, outputs, seen) in enumerate(taps):
+            np.copyto(number[outputs], k, where=np.isnan(seen))
+    shifts = np.array([shift for shift, _, _ in taps])
+    rows = np.arange(g.out[0]) * (stride[0] * g.image[1])
+    columns = np.arange(g.out[1]) * stride[1]
+    return shifts.take(number) + (rows[:, None] + columns)
