@@ -26,7 +26,7 @@ import numpy as np
 from impl import initialisation
 from impl.module import Module, check_device, check_dtype
 from impl.padding import PADDING_MODES, border_sources, fold, pad
-from impl.windows import as_images, pair
+from impl.windows import check_images, pair
 
 BLOCK_BYTES = 1 << 20  # for the unrolled columns of one block; about a core's second-level cache
 
@@ -319,7 +319,8 @@ class Conv2d(Module):
         """Return y (N, O, H', W') for x (N, C, H, W), or the same without N."""
         weight, bias = self._params["weight"], self._params.get("bias")
         x = self._floating(x, weight)
-        batched, images = x.ndim == 4, as_images(self, x)
+        check_images(self, x)
+        images = x if x.ndim == 4 else x[None]
         if images.shape[1] != self.in_channels:
             raise ValueError(
                 f"{self!r} got x with shape {x.shape}; it must have {self.in_channels} channels"
@@ -331,7 +332,7 @@ class Conv2d(Module):
         geometry = self._geometry(images.shape[2:])
         y = convolve(images, weight, bias, geometry, self.groups)
         self._cache = images, weight, geometry, border, x.shape
-        return y if batched else y[0]
+        return y if x.ndim == 4 else y[0]
 
     def backward(self, grad_output):
         """Return the gradient for x; add those for weight and bias to `grads`."""

@@ -5,22 +5,36 @@ image is reduced over the kernel's rows first, long contiguous lines that NumPy 
 memory's speed, and the smaller result over the columns: kh + kw operations in place of kh · kw.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from impl.module import Module
-from impl.windows import as_images, axis_taps, pair, pooled_size
+from impl.windows import axis_taps, check_images, pair, pooled_size
 
 
-@dataclass(frozen=True)
 class _Geometry:
-    """What follows from the image size: output (H', W'), and the taps of `axis_taps` by axis."""
+    """What follows from the image size alone, computed once per size as small images are many.
 
-    image: tuple
-    out: tuple
-    rows: list
-    columns: list
+    rows, columns: for each kernel row (column) the indices ``(outputs, inputs)`` of `axis_taps`
+    taps: for each kernel element the same, in reading order
+    shifts: for each of these its position in the flattened image, seen from a window's corner
+    corners (H', W'): the position of each window's corner
+    whole: whether every kernel element is inside the image for every window
+    """
+
+    def __init__(self, image, out, stride, rows, columns):
+        self.image, self.out = image, out
+        self.rows = [((..., o, slice(None)), (..., i, slice(None))) for _, o, i in rows]
+        self.columns = [((..., o), (..., i)) for _, o, i in columns]
+        both = [(r, c) for r in rows for c in columns]
+        self.taps = [((..., r[1], c[1]), (..., r[2], c[2])) for r, c in both]
+        self.shifts = np.array([r[0] * image[1] + c[0] for r, c in both])
+        corners = [np.arange(n) * s for n, s in zip(out, stride, strict=True)]
+        self.corners = corners[0][:, None] * image[1] + corners[1]
+        self.whole = all(
+            outputs == slice(0, windows)
+            for windows, taps in zip(out, (rows, columns), strict=True)
+            for _, outputs, _ in taps
+        )
 
 
 class _Pool2d(Module):
@@ -56,22 +70,28 @@ class _Pool2d(Module):
                     f"{out[0]}x{out[1]}, too small"
                 )
             taps = [axis_taps(axis[0], n, *axis[1:]) for axis, n in zip(axes, out, strict=True)]
-            self._geometries[image] = _Geometry(image, out, *taps)
+            self._geometries[image] = _Geometry(image, out, self.stride, *taps)
         return self._geometries[image]
 
 
 def _reduce(ufunc, start, x, geometry):
-    """Return x (N, C, H, W) reduced by ufunc over every window, (N, C, H', W')."""
+    """Return x (*, H, W) reduced by ufunc over every window, (*, H', W')."""
     g = geometry
-    lines = np.full((*x.shape[:2], g.out[0], g.image[1]), start, x.dtype)
-    for _, outputs, inputs in g.rows:
-        target = lines[:, :, outputs]
-        ufunc(target, x[:, :, inputs], out=target)
-    y = np.full((*x.shape[:2], *g.out), start, x.dtype)
-    for _, outputs, inputs in g.columns:
-        target = y[..., outputs]
-        ufunc(target, lines[..., inputs], out=target)
-    return y
+    lines_shape = *x.shape[:-2], g.out[0], g.image[1]
+    lines = _reduce_axis(ufunc, start, x, g.rows, lines_shape, g.whole)
+    return _reduce_axis(ufunc, start, lines, g.columns, (*x.shape[:-2], *g.out), g.whole)
+
+
+def _reduce_axis(ufunc, start, x, taps, shape, whole):
+    if whole and len(taps) > 1:
+        result = ufunc(x[taps[0][1]], x[taps[1][1]])
+        taps = taps[2:]
+    else:
+        result = np.full(shape, start, x.dtype)
+    for outputs, inputs in taps:
+        target = result[outputs]
+        ufunc(target, x[inputs], out=target)
+    return result
 
 
 class AvgPool2d(_Pool2d):
@@ -103,13 +123,14 @@ class AvgPool2d(_Pool2d):
             if divisor_override == 0:
                 raise ValueError("divisor_override must be not zero")
         self.divisor_override = divisor_override
-        self._divisors = {}  # by (H, W)
+        self._divisors = {}  # by (H, W) and dtype
 
-    def _divisor(self, image):
-        """Return what the sums are divided by: a number, or an array (H', W') if it varies."""
-        if image not in self._divisors:
-            self._divisors[image] = self._new_divisor(image)
-        return self._divisors[image]
+    def _divisor(self, image, dtype):
+        """Return what the sums are divided by: a scalar, or an array (H', W') if it varies."""
+        key = image, dtype
+        if key not in self._divisors:
+            self._divisors[key] = np.asarray(self._new_divisor(image), dtype)
+        return self._divisors[key]
 
     def _new_divisor(self, image):
         if self.divisor_override is not None:
@@ -129,25 +150,30 @@ class AvgPool2d(_Pool2d):
     def forward(self, x):
         """Return the window means (N, C, H', W') of x (N, C, H, W), or the same without N."""
         x = self._floating(x)
-        images = as_images(self, x)
-        geometry = self._geometry(images.shape[2:])
-        y = _reduce(np.add, 0, images, geometry)
-        # Divided, not multiplied by 1 / divisor, which would round twice.
-        y /= np.asarray(self._divisor(geometry.image), y.dtype)
+        check_images(self, x)
+        geometry = self._geometry(x.shape[-2:])
+        y = _reduce(np.add, 0, x, geometry)
+        y /= self._divisor(geometry.image, y.dtype)  # times 1 / divisor would round twice
         self._cache = geometry, x.shape, x.dtype
-        return y.reshape(*x.shape[:-2], *geometry.out)
+        return y
 
     def backward(self, grad_output):
         """Return the gradient for x: each window spreads its own evenly over its elements."""
         g, shape, dtype = self._recall()
         grad = self._upstream(grad_output, (*shape[:-2], *g.out), dtype)
-        share = grad / np.asarray(self._divisor(g.image), dtype)
-        lines = np.zeros((*shape[:-2], g.out[0], g.image[1]), dtype)
-        for _, outputs, inputs in g.columns:
-            lines[..., inputs] += share[..., outputs]
-        dx = np.zeros(shape, dtype)
-        for _, outputs, inputs in g.rows:
-            dx[..., inputs, :] += lines[..., outputs, :]
+        share = grad / self._divisor(g.image, dtype)
+        lines = self._spread(share, g.columns, (*shape[:-2], g.out[0], g.image[1]))
+        return self._spread(lines, g.rows, shape)
+
+    def _spread(self, grad, taps, shape):
+        """Return an array of the given shape with grad added at each tap's elements."""
+        dx = np.zeros(shape, grad.dtype)
+        apart = self.stride[0] >= self.kernel_size[0] and self.stride[1] >= self.kernel_size[1]
+        for outputs, inputs in taps:
+            if apart:  # no element is in two windows
+                dx[inputs] = grad[outputs]
+            else:
+                dx[inputs] += grad[outputs]
         return dx
 
     def extra_repr(self):
@@ -195,27 +221,23 @@ class MaxPool2d(_Pool2d):
         x = np.asarray(x)
         if x.dtype.kind not in "iu":
             x = self._floating(x)
-        images = as_images(self, x)
-        geometry = self._geometry(images.shape[2:])
-        y = _maxima(images, geometry)
+        check_images(self, x)
+        geometry = self._geometry(x.shape[-2:])
+        y = _maxima(x, geometry)
         self._cache = x, geometry
-        shape = (*x.shape[:-2], *geometry.out)
-        if not self.return_indices:
-            return y.reshape(shape)
-        indices = _places(images, y, geometry, self.stride)
-        return y.reshape(shape), indices.reshape(shape)
+        return (y, _places(x, y, geometry)) if self.return_indices else y
 
     def backward(self, grad_output):
-        """Return the gradient for x: each window gives its own to its maximum, and zero elsewhere."""
+        """Return the gradient for x: each window gives its own to its maximum, and zero elsewhere.
+
+        With return_indices, grad_output is the gradient for y alone: indices have none.
+        """
         x, g = self._recall()
         x = self._floating(x)
         grad = self._upstream(grad_output, (*x.shape[:-2], *g.out), x.dtype)
-        images = as_images(self, x)
-        places = _places(images, _maxima(images, g), g, self.stride)
-        size = g.image[0] * g.image[1]
-        planes = np.arange(0, x.size, size).reshape(*images.shape[:2], 1, 1)
+        places = _places(x, _maxima(x, g), g).reshape(-1, g.corners.size)
+        places += np.arange(0, x.size, g.image[0] * g.image[1])[:, None]  # one image after another
         dx = np.zeros(x.size, x.dtype)
-        places += planes
         np.add.at(dx, places.reshape(-1), grad.reshape(-1))  # windows may share a maximum
         return dx.reshape(x.shape)
 
@@ -232,25 +254,22 @@ def _maxima(x, geometry):
     return _reduce(np.maximum, lowest, x, geometry)
 
 
-def _places(x, y, geometry, stride):
+def _places(x, y, geometry):
     """Return, for each window, the position of its maximum y in the flattened image."""
-    g = geometry
-    taps = [
-        (row + column, (..., out_r, out_c), x[..., in_r, in_c])
-        for row, out_r, in_r in ((s * g.image[1], o, i) for s, o, i in g.rows)
-        for column, out_c, in_c in g.columns
-    ]
     # The number of the first tap that equals the maximum is the number of taps that fail before
     # it: counted in small integers, this is many times faster than a masked assignment per tap.
-    number = np.zeros(y.shape, np.min_scalar_type(len(taps)))
+    g = geometry
+    number = np.zeros(y.shape, np.uint8 if len(g.taps) < 256 else np.intp)
     failed = np.ones(y.shape, bool)
-    for _, outputs, seen in taps:
-        failed[outputs] &= seen != y[outputs]
+    for outputs, inputs in g.taps:
+        if g.whole:
+            failed &= x[inputs] != y
+        else:
+            failed[outputs] &= x[inputs] != y[outputs]
         number += failed
-    if y.dtype.kind == "f" and y.size and np.isnan(y.max()):  # NaN equals nothing
-        for k, (_, outputs, seen) in enumerate(taps):
-            np.copyto(number[outputs], k, where=np.isnan(seen))
-    shifts = np.array([shift for shift, _, _ in taps])
-    rows = np.arange(g.out[0]) * (stride[0] * g.image[1])
-    columns = np.arange(g.out[1]) * stride[1]
-    return shifts.take(number) + (rows[:, None] + columns)
+    if failed.any():  # NaN equals nothing
+        for k, (outputs, inputs) in enumerate(g.taps):
+            np.copyto(number[outputs], k, where=np.isnan(x[inputs]))
+    places = g.shifts.take(number)
+    places += g.corners
+    return places

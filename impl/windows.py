@@ -20,12 +20,8 @@ def pair(value, name):
     return values * 2 if len(values) == 1 else values
 
 
-def as_images(layer, x):
-    """Return x as an array (N, C, H, W); an unbatched (C, H, W) becomes a batch of one.
-
-    Raises ValueError for any other rank, and for empty axes other than N (torch refuses both).
-    """
-    x = np.asarray(x)
+def check_images(layer, x):
+    """Raise ValueError unless the array x is (N, C, H, W) or (C, H, W), empty in N at most."""
     if x.ndim not in (3, 4):
         raise ValueError(
             f"{layer!r} got x with shape {x.shape}; it must be (N, C, H, W) or, unbatched, (C, H, W)"
@@ -34,7 +30,6 @@ def as_images(layer, x):
         raise ValueError(
             f"{layer!r} got x with shape {x.shape}; only the batch axis of (N, C, H, W) may be empty"
         )
-    return x if x.ndim == 4 else x[None]
 
 
 def pooled_size(size, kernel, stride, padding, dilation, ceil_mode):
@@ -62,7 +57,6 @@ def axis_taps(size, windows, kernel, stride, padding, dilation=1):
         first = max(0, -(shift // stride))
         last = min(windows - 1, (size - 1 - shift) // stride)
         if first <= last:
-            start = first * stride + shift
-            inputs = slice(start, last * stride + shift + 1, stride)
+            inputs = slice(first * stride + shift, last * stride + shift + 1, stride)
             taps.append((shift, slice(first, last + 1), inputs))
     return taps
