@@ -71,6 +71,8 @@ def test_small_differences_one_way_add_up():
     both_ways = compare_seeds([compared(800, 30, 18, 152), compared(800, 18, 30, 152)] * 3)
     assert not compared(800, 30, 18, 152).significant
     assert same_way.p_stouffer < 0.001
+    other_way = compare_seeds([compared(800, 18, 30, 152)] * 5)
+    assert other_way.p_stouffer == same_way.p_stouffer
     assert same(both_ways.p_stouffer, 1)
 
 
