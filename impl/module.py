@@ -77,7 +77,9 @@ class Module:
         return self
 
     def __call__(self, *inputs, **options):
-        """Return `forward(*inputs)`."""
+        """Return `forward(*inputs)`; torch's name `input` is understood as a keyword."""
+        if "input" in options:
+            inputs = (options.pop("input"), *inputs)
         return self.forward(*inputs, **options)
 
     def forward(self, *inputs):

@@ -102,17 +102,13 @@ class _BatchNorm(Module):
     def _statistics(self, x):
         """Return mean and biased variance (C,) in float64, by two passes."""
         count = max(self._count(x), 1)
-        near = self._wide(channel_sum(x) / count, x)
-        rest = variance = np.zeros(x.shape[1])
+        mean, variance = channel_sum(x) / count, np.zeros(x.shape[1])
+        near = mean.reshape(-1, *[1] * (x.ndim - 2))
         for part in self._parts(x):
-            offset = x[part] - near
-            rest = rest + channel_sum(offset)
-            np.multiply(offset, offset, out=offset)
-            variance = variance + channel_sum(offset)
-        # `near` was rounded to x's dtype; the mean of what is left of x makes that good.
-        rest = rest / count
-        variance = variance / count - rest * rest
-        return near.reshape(-1).astype(np.float64) + rest, np.maximum(variance, 0)
+            # In float64: the squares of float32 values from 1e20 or below 1e-23 need its range.
+            offset = np.subtract(x[part], near, dtype=np.float64)
+            variance += channel_sum(np.multiply(offset, offset, out=offset))
+        return mean, variance / count
 
     def _track(self, mean, variance, count: int) -> None:
         buffers = self.buffers
