@@ -1,0 +1,115 @@
+"""One draw: every number that both sides are given, and how it is rounded or nudged by one ulp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Inputs, parameters, buffers and upstream gradients, by torch's names and shapes.
+
+    ``upstream`` holds one array an output (None where an output has no gradient); ``masks`` the
+    keep masks of the dropout layers in order; ``label`` says which kind of draw this is.
+    """
+
+    inputs: tuple[Array, ...]
+    params: Mapping[str, Array] = field(default_factory=dict)
+    buffers: Mapping[str, Array] = field(default_factory=dict)
+    upstream: tuple[Array | None, ...] = ()
+    training: bool = True
+    masks: tuple[Array, ...] = ()
+    label: str = "generic"
+    seed: int = 0
+
+    def map(self, change: Callable[[Array], Array], inputs: bool = True) -> Draw:
+        """Return the draw with ``change`` applied to every floating array."""
+
+        def each(array: Array) -> Array:
+            return change(array) if array.dtype.kind == "f" else array
+
+        return replace(
+            self,
+            inputs=tuple(map(each, self.inputs)) if inputs else self.inputs,
+            params={name: each(array) for name, array in self.params.items()},
+            buffers={name: each(array) for name, array in self.buffers.items()},
+            upstream=tuple(None if g is None else each(g) for g in self.upstream),
+        )
+
+    def rounded(self, dtype: Any) -> Draw:
+        """Return the draw rounded to ``dtype`` and kept in float64: the same numbers for both."""
+        with np.errstate(over="ignore", under="ignore"):
+            return self.map(lambda array: array.astype(dtype).astype(np.float64))
+
+    def nudged(
+        self, rng: np.random.Generator, dtype: Any, how: str = "random", inputs: bool = True
+    ) -> Draw:
+        """Return the draw with every value moved to a neighbouring number of ``dtype``.
+
+        ``np.nextafter`` moves each value; multiplying by 1 ± eps/2 would move only half of them.
+        ``how`` is random, up, down or inward (towards zero, for inputs with a bounded domain).
+        """
+
+        def move(array: Array) -> Array:
+            narrow = array.astype(dtype)
+            if how == "inward":
+                target = np.zeros((), dtype)
+            elif how == "random":
+                target = np.where(rng.random(narrow.shape) < 0.5, -np.inf, np.inf).astype(dtype)
+            else:
+                target = np.asarray(np.inf if how == "up" else -np.inf, dtype=dtype)
+            with np.errstate(over="ignore", under="ignore"):
+                return np.nextafter(narrow, target).astype(np.float64)
+
+        return self.map(move, inputs=inputs)
+
+
+def random_weights(
+    initial: Mapping[str, Array], buffers: Mapping[str, Array], rng: np.random.Generator
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Draw parameters and buffers with full mantissas, near the reference's own initial values.
+
+    A tensor whose entries are all equal (γ = 1, β = 0, running statistics) is drawn at random: at
+    its initial value it hides faults. The others keep sign, zeros and scale, so that layers with
+    constraints on their weights stay inside them.
+    """
+    params = {name: _redraw(array, rng) for name, array in initial.items()}
+    moved = {
+        name: _redraw(array, rng) if array.size and _constant(array) else array
+        for name, array in buffers.items()
+    }
+    return params, moved
+
+
+def _constant(array: Array) -> bool:
+    return bool((array == array.flat[0]).all())
+
+
+def _redraw(array: Array, rng: np.random.Generator) -> Array:
+    if array.dtype.kind != "f" or array.size == 0:
+        return array
+    if _constant(array):
+        level = float(array.flat[0])
+        if level == 0.0:
+            return np.asarray(rng.standard_normal(array.shape) * 0.5)
+        return np.asarray(level * rng.uniform(0.5, 1.5, array.shape))
+    return np.asarray(array * rng.uniform(0.75, 1.25, array.shape))
+
+
+def small_integers(shape: tuple[int, ...], rng: np.random.Generator, high: int = 3) -> Array:
+    """Draw integers from -high to high as float64: sums and products of them are exact."""
+    return rng.integers(-high, high + 1, shape).astype(np.float64)
+
+
+def log_uniform(
+    shape: tuple[int, ...], rng: np.random.Generator, low: float = -30.0, high: float = 2.0
+) -> Array:
+    """Draw ± values whose magnitudes are log-uniform from 10**low to 10**high."""
+    sign = np.where(rng.random(shape) < 0.5, -1.0, 1.0)
+    return np.asarray(sign * 10.0 ** rng.uniform(low, high, shape))

@@ -1,0 +1,141 @@
+"""The options of a check, validated once, with the defaults that nobody has to know."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from parity.findings import UsageError
+
+RUNGS = ("exact", "float64", "float32", "probes", "promises")
+DTYPES = ("float64", "float32")
+MODES = ("train", "eval")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What :func:`parity.check` may be asked for.
+
+    ``seed`` the first seed, ``seeds`` how many; ``dtypes`` among float64 and float32; ``device``
+    for a torch layer under test; ``modes`` among train and eval; ``weights`` a mapping of names,
+    axis orders or arrays; ``rungs`` among exact, float64, float32, probes, promises;
+    ``expects_zero`` quantities that are zero on purpose (True: all); ``gaps`` {quantity: reason};
+    ``isolate`` run in a process of its own; ``strict`` INACCURATE and UNDECIDED fail too;
+    ``diagnose`` name the cause of a mismatch.
+    """
+
+    seed: int = 0
+    seeds: int = 1
+    dtypes: tuple[str, ...] = DTYPES
+    device: str | None = None
+    modes: tuple[str, ...] | None = None
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    rungs: tuple[str, ...] = RUNGS
+    expects_zero: frozenset[str] | bool = False
+    gaps: Mapping[str, str] = field(default_factory=dict)
+    isolate: bool = False
+    timeout: float | None = None
+    memory: float | None = None
+    strict: bool = False
+    diagnose: bool = True
+    case: str | None = None
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """Every seed of the check."""
+        return tuple(range(self.seed, self.seed + self.seeds))
+
+    def zero_expected(self, quantity: str) -> bool:
+        """Whether ``quantity`` is meant to be zero."""
+        if isinstance(self.expects_zero, bool):
+            return self.expects_zero
+        return quantity in self.expects_zero
+
+
+NAMES = tuple(f.name for f in fields(Options))
+
+
+def make_options(given: Mapping[str, Any]) -> Options:
+    """Return validated options.
+
+    Raises UsageError that says what was given, what is possible, and the nearest name.
+    """
+    for name in given:
+        if name not in NAMES:
+            raise UsageError(
+                f"unknown option {name!r}{nearest(name, NAMES)}; options: {_list(NAMES)}"
+            )
+    values = dict(given)
+    for name in ("seed", "seeds"):
+        if name in values:
+            values[name] = _seed(name, values[name])
+    for name, possible in (("dtypes", DTYPES), ("modes", MODES), ("rungs", RUNGS)):
+        if values.get(name) is not None:
+            values[name] = _among(name, values[name], possible)
+    if "expects_zero" in values and not isinstance(values["expects_zero"], bool):
+        chosen = values["expects_zero"]
+        values["expects_zero"] = frozenset([chosen] if isinstance(chosen, str) else chosen)
+    for name in ("weights", "gaps"):
+        if values.get(name) is None:
+            values.pop(name, None)
+        elif not isinstance(values[name], Mapping):
+            raise UsageError(f"{name} is {values[name]!r}; it must be a mapping")
+    if values.get("device") is not None and not isinstance(values["device"], str):
+        values["device"] = str(values["device"])
+    for name in ("timeout", "memory"):
+        value = values.get(name)
+        if value is not None and not (isinstance(value, (int, float)) and value > 0):
+            raise UsageError(f"{name} is {value!r}; it must be a positive number")
+    return Options(**values)
+
+
+def _seed(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise UsageError(f"{name} is {value!r}; it must be a non-negative integer")
+    if name == "seeds" and value < 1:
+        raise UsageError("seeds is 0; at least one draw is needed: seeds=1")
+    return int(value)
+
+
+def _among(name: str, value: Any, possible: tuple[str, ...]) -> tuple[str, ...]:
+    items: Iterable[Any] = [value] if isinstance(value, str) or not _iterable(value) else value
+    chosen = tuple(_plain_name(item) for item in items)
+    if not chosen:
+        raise UsageError(f"{name} is empty; possible: {_list(possible)}")
+    for item in chosen:
+        if item not in possible:
+            raise UsageError(
+                f"unknown {name.removesuffix('s')} {item!r}{nearest(item, possible)}; "
+                f"possible: {_list(possible)}"
+            )
+    return tuple(item for item in possible if item in chosen)
+
+
+def _iterable(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, type)
+
+
+def _plain_name(item: Any) -> str:
+    """dtype objects of NumPy and torch are welcome beside their names."""
+    if isinstance(item, str):
+        return item
+    if str(item).startswith("torch."):
+        return str(item).removeprefix("torch.")
+    try:
+        return np.dtype(item).name
+    except TypeError:
+        return repr(item)
+
+
+def nearest(name: str, possible: Iterable[str]) -> str:
+    """Return ", did you mean 'x'?" where a possible name is close, else nothing."""
+    close = difflib.get_close_matches(str(name), list(possible), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,302 @@
+"""Draws that unmask what generic data hides: integers, kinks, magnitudes, other sizes and layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from parity.draws import Draw
+from parity.examining import Examination
+from parity.findings import Verdict
+from parity.ladder import (
+    EPS32,
+    differences,
+    judge64,
+    largest,
+    response,
+    same_bits,
+    shrink_ratio,
+    verdict64,
+)
+from parity.outcomes import Array, LayerError, Outcome
+from parity.pair import Judged, Pair
+from parity.subjects import PlainRunner
+
+SMALL = 4096  # elements an input may have before a probe shrinks its batch
+Shapes = tuple[tuple[int, ...], ...]
+
+
+def batched(pair: Pair) -> bool:
+    """Whether axis 0 of every input can be taken for a batch that may be resized."""
+    specs = pair.specs
+    sizes = {spec.shape[0] for spec in specs if spec.shape}
+    return (
+        all(spec.reshapable and spec.shape for spec in specs)
+        and len(sizes) == 1
+        and (len(specs) > 1 or len(specs[0].shape) > 1)
+    )
+
+
+def resized(pair: Pair, batch: int) -> Shapes:
+    """Return the input shapes with another batch size."""
+    return tuple((batch, *spec.shape[1:]) for spec in pair.specs)
+
+
+def probe_shapes(pair: Pair) -> Shapes | None:
+    """Return smaller shapes for probes where the inputs are big; None for as they are."""
+    biggest = max(int(np.prod(spec.shape)) for spec in pair.specs)
+    if biggest <= SMALL or not batched(pair):
+        return None
+    batch = pair.specs[0].shape[0]
+    each = biggest // max(batch, 1)
+    smaller = max(2, min(batch, SMALL // max(each, 1)))
+    return resized(pair, smaller) if smaller < batch else None
+
+
+def exact_rung(exam: Examination) -> None:
+    """Judge small integers, where the order of summation cannot matter: sides must be equal."""
+    pair = exam.pair
+    if not any(spec.free for spec in pair.specs) or pair.reference.dropouts:
+        return
+    try:
+        draw = pair.draw(pair.options.seed, True, "integers", probe_shapes(pair))
+        wide, narrow = pair.theirs(draw), pair.theirs(draw, "float32")
+    except LayerError:
+        return
+    exact = same_bits(wide.quantities, narrow.quantities)
+    if not exact and not (pair.reference.lone and _agree(wide, narrow)):
+        return
+    try:
+        mine64, mine32 = pair.mine(draw), pair.mine(draw, "float32")
+    except LayerError as failure:
+        exam.error(failure, draw)
+        return
+    exam.covers.append("exact integers" if exact else "kinks")
+    found = pair.float64(draw, mine64, count=2, pinned=True)
+    for judged in found:
+        if judged.theirs is not None:
+            exam.references.setdefault(judged.quantity, []).append(judged.theirs)
+        if judged.judgement is None:
+            continue
+        equal = exact and _equal(judged, mine64, mine32)
+        if exact and not equal and judged.verdict is Verdict.MATCH:
+            exam.notes.append(f"{judged.quantity} is not exact on small integers, only accurate")
+        if judged.verdict is Verdict.INACCURATE:
+            continue  # rounding on integers is a note; the float64 rung has judged rounding
+        exam.add(replace(judged, dtype="exact"))
+
+
+def _equal(judged: Judged, mine64: Outcome, mine32: Outcome) -> bool:
+    own64, own32 = mine64.quantities[judged.quantity], mine32.quantities.get(judged.quantity)
+    if own64 is None or own32 is None or judged.theirs is None:
+        return False
+    return np.array_equal(own64, judged.theirs) and np.array_equal(own32, judged.theirs)
+
+
+def _agree(wide: Outcome, narrow: Outcome) -> bool:
+    """Whether float32 and float64 take the same side of every kink: they differ by rounding."""
+    for name, array in wide.quantities.items():
+        other = narrow.quantities[name]
+        if array is None or other is None or array.dtype.kind != "f":
+            continue
+        if largest(differences(other, array)) > 64 * EPS32 * largest(array):
+            return False
+    return True
+
+
+def probe(exam: Examination) -> None:
+    """Try the data that unmask hidden faults; what matches is covered, what does not is found."""
+    pair = exam.pair
+    small = probe_shapes(pair)
+    if pair.elementary:
+        _try(exam, "magnitudes", pair.options.seed, True, "magnitudes", small)
+    if _saturates(pair):
+        _try(exam, "extreme values", pair.options.seed, True, "extreme", small)
+    if batched(pair):
+        asked = pair.specs[0].shape[0]
+        for batch, name in (
+            (1, "batch of 1"),
+            (0, "batch of 0"),
+            (min(asked, 8) + 1, "other batch"),
+        ):
+            if batch != asked:
+                _try(exam, name, pair.options.seed, True, "generic", resized(pair, batch))
+    for shapes in _other_sizes(pair):
+        _try(exam, f"size {shapes[0]}", pair.options.seed, True, "generic", shapes)
+    if "eval" not in (pair.options.modes or ()) and not pair.reference.buffers:
+        if pair.options.modes is None and not pair.reference.dropouts:
+            _try(exam, "evaluation mode", pair.options.seed, False, "generic", small)
+    _layouts(exam, small)
+
+
+def _saturates(pair: Pair) -> bool:
+    """Whether large inputs are meaningful: a lone function of unbounded numbers, or a loss."""
+    reference = pair.reference
+    lone = reference.lone and not reference.params and not reference.buffers
+    return lone and any(spec.free for spec in pair.specs) and not reference.dropouts
+
+
+def _other_sizes(pair: Pair) -> list[Shapes]:
+    """Return image sizes that the user did not ask for: odd against even, wide against high."""
+    if not batched(pair) or any(not spec.free for spec in pair.specs) or len(pair.specs) > 1:
+        return []
+    shape = pair.specs[0].shape
+    if len(shape) < 4:
+        return []
+    batch, channels, *space = shape
+    small = [min(n, 16) for n in space]
+    first = tuple(n + (i == len(small) - 1) for i, n in enumerate(small))
+    second = tuple(n + (i == 0) * 2 + 1 for i, n in enumerate(small))
+    few = min(batch, 3)
+    return [((few, channels, *size),) for size in (first, second) if size != tuple(space)]
+
+
+def _try(
+    exam: Examination,
+    name: str,
+    seed: int,
+    training: bool,
+    label: str,
+    shapes: Shapes | None,
+) -> None:
+    """Judge one probing draw: failures become findings, refusals of one side notes."""
+    pair = exam.pair
+    if exam.float32_only:
+        return
+    try:
+        draw = pair.draw(seed, training, label, shapes)
+        pair.theirs(draw)
+    except LayerError:
+        _both_refuse(exam, name, seed, training, label, shapes)
+        return
+    try:
+        found = pair.float64(draw, count=3 if label == "magnitudes" else 2)
+    except LayerError as failure:
+        exam.not_covered.append(f"{name}: only mine refuses it ({failure})")
+        return
+    except ZeroDivisionError:
+        return
+    for judged in found:
+        if judged.theirs is not None:
+            exam.references.setdefault(judged.quantity, []).append(judged.theirs)
+        if judged.verdict in (Verdict.MISMATCH, Verdict.INACCURATE, Verdict.ERROR):
+            exam.add(judged, probe=name)
+    exam.covers.append(name)
+
+
+def _both_refuse(
+    exam: Examination, name: str, seed: int, training: bool, label: str, shapes: Shapes | None
+) -> None:
+    """Where torch refuses a size, a hand-written side that answers is worth a note."""
+    pair = exam.pair
+    rng = np.random.default_rng(seed)
+    specs = pair.specs if shapes is None else [
+        spec.with_shape(shape) for spec, shape in zip(pair.specs, shapes, strict=True)
+    ]  # fmt: skip
+    params = dict(pair.reference.params)
+    draw = Draw(
+        tuple(s.draw(rng) for s in specs), params, dict(pair.reference.buffers), (), training
+    )
+    try:
+        pair.mine(draw)
+    except LayerError:
+        return
+    exam.notes.append(f"{name}: torch refuses it, mine answers")
+
+
+def _layouts(exam: Examination, small: Shapes | None) -> None:
+    """Feed the same numbers in other memory layouts, and read-only, to the hand-written side."""
+    pair = exam.pair
+    runner = pair.subject.spawn("float64")
+    if not isinstance(runner, PlainRunner) or exam.float32_only or pair.reference.dropouts:
+        return
+    try:
+        draw = pair.draw(pair.options.seed, True, "generic", small)
+        theirs = pair.theirs(draw)
+        noise = pair.perturbed(draw, "float64", 2)
+    except LayerError:
+        return
+    for name in LAYOUTS:
+        changed = _Relaid(pair, name)
+        try:
+            mine = changed.run(draw)
+        except LayerError as failure:
+            if "read-only" in str(failure):
+                text = f"mine writes to its input: {failure}"
+                cause = ("input_modified", text)
+                exam.add(
+                    Judged(
+                        "untouched",
+                        "float64",
+                        Verdict.MISMATCH,
+                        None,
+                        draw,
+                        message=text,
+                        cause=cause,
+                    )
+                )
+            else:
+                exam.not_covered.append(f"{name} arrays: only mine refuses them ({failure})")
+            continue
+        for quantity, ref, own in pair.partners(theirs, mine):
+            if ref is None or own is None or own.shape != ref.shape or ref.dtype.kind != "f":
+                continue
+            moved = response(ref, [a for r in noise if (a := r.get(quantity)) is not None])
+            judged = judge64(own, ref, moved)
+            already = any(f.quantity == quantity and f.failed for f in exam.findings)
+            if not judged.inside and not judged.undecided and not already:
+                shrink = shrink_ratio(own, ref, own.astype(np.float32), ref)
+                verdict = verdict64(judged, max(shrink or 0.0, 1.0))
+                text = f"differs for {name} arrays, not for contiguous ones"
+                exam.add(
+                    Judged(
+                        quantity, "float64", verdict, judged, draw, own, ref, text,
+                        ("memory_layout", text),
+                    ),
+                    probe=f"{name} arrays",
+                )  # fmt: skip
+    exam.covers.append("memory layouts")
+
+
+def _relaid(array: Array, name: str) -> Array:
+    if name == "Fortran-ordered":
+        return np.asfortranarray(array)
+    if name == "strided" and array.ndim:
+        wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
+        wide[..., ::2] = array
+        return wide[..., ::2]
+    if name == "reversed" and array.ndim:
+        return np.ascontiguousarray(array[..., ::-1])[..., ::-1]
+    if name == "read-only":
+        array = array.copy()
+        array.flags.writeable = False
+    return array
+
+
+LAYOUTS: Sequence[str] = ("Fortran-ordered", "strided", "reversed", "read-only")
+
+
+class _Relaid:
+    """Runs a fresh copy whose inputs and upstream gradients have another memory layout."""
+
+    def __init__(self, pair: Pair, name: str) -> None:
+        self.pair = pair
+        self.name = name
+
+    def run(self, draw: Draw) -> Outcome:
+        runner = self.pair.subject.spawn("float64")
+        forward, backward = runner.forward, runner.backward
+
+        def relaid_forward(*inputs: Array) -> object:
+            return forward(*(_relaid(a, self.name) for a in inputs))
+
+        def relaid_backward(*upstream: Array) -> object:
+            return backward(
+                *(_relaid(g, self.name) if isinstance(g, np.ndarray) else g for g in upstream)
+            )
+
+        runner.forward = relaid_forward  # type: ignore[method-assign]
+        runner.backward = relaid_backward  # type: ignore[method-assign]
+        return self.pair.mine(draw, "float64", runner)

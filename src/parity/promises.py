@@ -1,0 +1,202 @@
+"""Promises beyond one pass: the same answer twice, gradients that add up, steps that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from parity.draws import Draw
+from parity.examining import Examination
+from parity.findings import Verdict
+from parity.ladder import judge64, response, same_bits, shrink_ratio, verdict64
+from parity.outcomes import Array, LayerError, Outcome
+from parity.pair import Judged, Pair
+from parity.probes import probe_shapes
+from parity.subjects import PlainRunner, backward
+
+STEPS = 3
+RATE = 0.1
+
+
+def keep_promises(exam: Examination) -> None:
+    """Check repeatability, accumulation of gradients, dropout's rate, and three steps."""
+    pair = exam.pair
+    if exam.float32_only:
+        return
+    try:
+        draw = pair.draw(pair.options.seed, True, "generic", probe_shapes(pair))
+    except LayerError:
+        return
+    try:
+        if pair.reference.dropouts:
+            _dropout(exam)
+        else:
+            _repeats(exam, draw)
+        _accumulates(exam, draw)
+        _steps(exam)
+    except LayerError as failure:
+        exam.error(failure, draw)
+
+
+def _repeats(exam: Examination, draw: Draw) -> None:
+    """A second pass over the same numbers gives the same bits, on the same object."""
+    pair = exam.pair
+    runner = pair.subject.spawn("float64")
+    first, second = pair.mine(draw, "float64", runner), pair.mine(draw, "float64", runner)
+    fresh = pair.mine(draw)
+    if same_bits(second.quantities, first.quantities) and same_bits(
+        fresh.quantities, first.quantities
+    ):
+        _add(exam, "repeat", Verdict.MATCH, draw)
+        return
+    again = pair.theirs(draw)
+    if not same_bits(again.quantities, pair.theirs(draw).quantities):
+        exam.notes.append("torch does not repeat its own bits here; repeatability is not judged")
+        return
+    changed = [
+        name
+        for name, array in first.quantities.items()
+        if not same_bits({name: second.quantities.get(name)}, {name: array})
+        or not same_bits({name: fresh.quantities.get(name)}, {name: array})
+    ]
+    text = f"a second pass over the same numbers gives another answer: {', '.join(changed)}"
+    _add(exam, "repeat", Verdict.MISMATCH, draw, text, "not_repeatable")
+
+
+def _accumulates(exam: Examination, draw: Draw) -> None:
+    """Gradients are added to until they are zeroed: asked of the plain contract alone."""
+    pair = exam.pair
+    runner = pair.subject.spawn("float64")
+    if not isinstance(runner, PlainRunner) or not draw.params or not runner.takes_upstream():
+        return
+    once = pair.mine(draw, "float64", runner)
+    twice = Outcome(once.outputs, dict(once.quantities))
+    try:
+        backward(runner, draw, twice, "float64", pair.names)
+    except LayerError as failure:
+        exam.not_covered.append(f"a second backward after one forward ({failure})")
+        return
+    for name in draw.params:
+        key = f"grad_{name}"
+        first, second = once.quantities.get(key), twice.quantities.get(key)
+        if first is None or second is None or not first.any():
+            continue
+        if second.shape == first.shape and np.array_equal(second, first):
+            text = f"grad of {name} was overwritten by a second backward, where torch adds to it"
+            _add(exam, "accumulate", Verdict.MISMATCH, draw, text, "gradient_overwritten")
+            return
+        noise = np.abs(first) * 4 * np.finfo(np.float64).eps
+        judged = judge64(second, 2 * first, noise)
+        if not judged.inside and not judged.undecided:
+            text = f"a second backward does not add the same gradient to grad of {name} again"
+            _add(exam, "accumulate", Verdict.MISMATCH, draw, text, "gradient_not_accumulated")
+            return
+    _add(exam, "accumulate", Verdict.MATCH, draw)
+
+
+def _steps(exam: Examination) -> None:
+    """Three steps of plain gradient descent, on one object, then an evaluation."""
+    pair = exam.pair
+    if not pair.reference.params and not pair.reference.buffers:
+        return
+    shapes = probe_shapes(pair)
+    seed = pair.options.seed
+    draws = [pair.draw(seed, True, f"step{k}", shapes) for k in range(STEPS)]
+    draws.append(pair.draw(seed, False, "after-training", shapes))
+    runner = pair.subject.spawn("float64")
+    mine = _walk(pair, draws, lambda draw: pair.mine(draw, "float64", runner))
+    shared = [replace(d, masks=m.masks) for d, m in zip(draws, mine, strict=True)]
+    theirs = _walk(pair, shared, pair.theirs)
+    rng = np.random.default_rng([seed, 5])
+    moved = [
+        _walk(pair, [d.nudged(rng, np.float64) for d in shared], pair.theirs) for _ in range(2)
+    ]
+    failing = {f.quantity for f in exam.findings if f.failed}
+    for k, (own, ref) in enumerate(zip(mine, theirs, strict=True), 1):
+        judged = _judge_step(pair, own, ref, [run[k - 1] for run in moved], shared[k - 1])
+        for item in judged:
+            if item.quantity in failing or (failing and item.verdict is Verdict.MISMATCH):
+                return  # said once, where it arose
+            if item.verdict in (Verdict.MISMATCH, Verdict.INACCURATE):
+                when = f"after step {k - 1}" if k <= STEPS else "in evaluation after training"
+                exam.add(
+                    replace(item, quantity="step", message=f"{item.quantity} parts {when}"),
+                    step=k - 1,
+                    of=item.quantity,
+                )
+                return
+    _add(exam, "step", Verdict.MATCH, draws[0])
+    exam.covers.append(f"{STEPS} steps, then evaluation")
+
+
+def _walk(pair: Pair, draws: list[Draw], run: object) -> list[Outcome]:
+    """Run the draws in turn, each with the parameters and buffers that the last one left."""
+    params: Mapping[str, Array] = draws[0].params
+    buffers: Mapping[str, Array] = draws[0].buffers
+    found = []
+    for draw in draws:
+        outcome: Outcome = run(replace(draw, params=params, buffers=buffers))  # type: ignore[operator]
+        found.append(outcome)
+        grads = {n: outcome.quantities.get(f"grad_{n}") for n in params}
+        if draw.training:
+            params = {
+                n: p if (g := grads[n]) is None or g.shape != p.shape else p - RATE * g
+                for n, p in params.items()
+            }
+        left = {n: outcome.quantities.get(f"buffer_{n}") for n in buffers}
+        buffers = {n: b if (new := left[n]) is None else new for n, b in buffers.items()}
+    return found
+
+
+def _judge_step(
+    pair: Pair, mine: Outcome, theirs: Outcome, moved: list[Outcome], draw: Draw
+) -> list[Judged]:
+    found = []
+    for name, ref, own in pair.partners(theirs, mine):
+        if ref is None or own is None or own.shape != ref.shape or ref.dtype.kind != "f":
+            continue
+        noise = response(ref, [a for o in moved if (a := o.quantities.get(name)) is not None])
+        judged = judge64(own, ref, noise)
+        shrink = None if judged.inside else shrink_ratio(own, ref, own.astype(np.float32), ref)
+        verdict = verdict64(judged, shrink)
+        found.append(Judged(name, "float64", verdict, judged, draw, own, ref))
+    return found
+
+
+def _dropout(exam: Examination) -> None:
+    """The share that is kept, and its independence between elements and between calls."""
+    pair = exam.pair
+    rates = set(pair.reference.dropouts)
+    if not pair.reference.lone or len(rates) != 1:
+        exam.covers.append("dropout with the mask shared")
+        return
+    (p,) = rates
+    if not 0 < p < 1 or type(pair.reference.original).__name__ != "Dropout":
+        return
+    from parity.statistics import check_dropout_mask
+
+    runner = pair.subject.spawn("float64")
+    draw = pair.draw(pair.options.seed, True)
+    size = draw.inputs[0].size
+    rows = max(1, -(-4096 // max(size, 1)))
+    ones = replace(draw, inputs=tuple(np.ones_like(a) for a in draw.inputs), upstream=())
+    masks = np.stack(
+        [pair.mine(ones, "float64", runner).outputs[0] != 0 for _ in range(max(rows, 8))]
+    )
+    judged = check_dropout_mask(masks, p)
+    verdict = Verdict.MATCH if judged.passed() else Verdict.MISMATCH
+    _add(exam, "dropout_mask", verdict, draw, str(judged), "dropout_mask")
+
+
+def _add(
+    exam: Examination,
+    quantity: str,
+    verdict: Verdict,
+    draw: Draw,
+    text: str | None = None,
+    cause: str | None = None,
+) -> None:
+    named = (cause, text) if cause and text and verdict is not Verdict.MATCH else None
+    exam.add(Judged(quantity, "float64", verdict, None, draw, message=text, cause=named))

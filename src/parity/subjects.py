@@ -1,0 +1,538 @@
+"""The hand-written side: any object that keeps the contract of a layer, run on a draw."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from parity.casting import cast_copy, plain_mapping, walk
+from parity.draws import Draw
+from parity.findings import UsageError
+from parity.outcomes import Array, LayerError, Outcome, forward_names
+
+
+class Runner(Protocol):
+    """One cast copy of the hand-written side: what every adapter provides.
+
+    Names are the hand-written side's own; :class:`NameMap` translates them to torch's.
+    """
+
+    def params(self) -> Mapping[str, Array]:
+        """Return parameter name → array."""
+
+    def buffers(self) -> Mapping[str, Array]:
+        """Return buffer name → array."""
+
+    def grads(self) -> Mapping[str, Array]:
+        """Return parameter name → gradient; a missing name has no gradient."""
+
+    def write(self, kind: str, name: str, array: Array) -> None:
+        """Set one parameter or buffer (``kind`` is ``params`` or ``buffers``)."""
+
+    def mode(self, training: bool) -> bool:
+        """Switch to training or evaluation; False where the layer has no modes."""
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of earlier passes."""
+
+    def forward(self, *inputs: Array) -> Any:
+        """Return the output, or a tuple of outputs."""
+
+    def backward(self, *upstream: Any) -> Any:
+        """Return the gradient of the input, or a tuple of them."""
+
+    def masks(self) -> list[Array]:
+        """Return the keep masks of the dropout layers of the last forward, in order."""
+
+
+@dataclass(frozen=True)
+class NameMap:
+    """Names and axis orders that differ between the two sides, declared by the user.
+
+    ``names`` maps a hand-written name to torch's; ``axes`` maps torch's name to the axis order
+    that turns torch's array into the hand-written one (``(1, 0)`` for a transposed Linear).
+    """
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def theirs(self, name: str) -> str:
+        """Return torch's name for a hand-written one."""
+        return self.names.get(name, name)
+
+    def mine(self, name: str) -> str:
+        """Return the hand-written name for one of torch's."""
+        for own, other in self.names.items():
+            if other == name:
+                return own
+        return name
+
+    def to_mine(self, name: str, array: Array) -> Array:
+        """Reorder torch's array ``name`` for the hand-written side."""
+        axes = self.axes.get(name)
+        return array if axes is None else np.ascontiguousarray(array.transpose(axes))
+
+    def to_theirs(self, name: str, array: Array) -> Array:
+        """Reorder a hand-written array for comparison under torch's ``name``."""
+        axes = self.axes.get(name)
+        if axes is None or array.ndim != len(axes):
+            return array
+        return array.transpose(np.argsort(axes))
+
+
+class Subject(Protocol):
+    """The hand-written side as given: hands out runners, one fresh copy each."""
+
+    title: str
+
+    def spawn(self, dtype: str) -> Runner:
+        """Return a fresh copy in ``dtype``."""
+
+
+class PlainRunner:
+    """An object that keeps the plain contract: params, grads, buffers, forward, backward."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+
+    def params(self) -> Mapping[str, Array]:
+        """See :class:`Runner`."""
+        return plain_mapping(getattr(self.layer, "params", None))
+
+    def grads(self) -> Mapping[str, Array]:
+        """See :class:`Runner`."""
+        return plain_mapping(getattr(self.layer, "grads", None))
+
+    def buffers(self) -> Mapping[str, Array]:
+        """See :class:`Runner`."""
+        return plain_mapping(getattr(self.layer, "buffers", None))
+
+    def write(self, kind: str, name: str, array: Array) -> None:
+        """See :class:`Runner`; in place where it can be, so that aliases of the array follow."""
+        store = getattr(self.layer, kind)
+        current = store.get(name)
+        fits = isinstance(current, np.ndarray) and current.shape == array.shape
+        if fits and current.flags.writeable and current.dtype == array.dtype:
+            current[...] = array
+            if np.array_equal(store[name], array, equal_nan=True):
+                return
+        store[name] = array.copy()
+
+    def mode(self, training: bool) -> bool:
+        """See :class:`Runner`."""
+        layer = self.layer
+        switch = getattr(layer, "train" if training else "eval", None)
+        if not training and not callable(switch):
+            switch = getattr(layer, "evaluate", None)
+        if callable(switch):
+            switch()
+            return True
+        if hasattr(layer, "training"):
+            layer.training = training
+            return True
+        return False
+
+    def zero_grad(self) -> None:
+        """See :class:`Runner`."""
+        clear = getattr(self.layer, "zero_grad", None)
+        if callable(clear):
+            clear()
+            return
+        for grad in self.grads().values():
+            if isinstance(grad, np.ndarray) and grad.flags.writeable:
+                grad[...] = 0
+
+    def forward(self, *inputs: Array) -> Any:
+        """See :class:`Runner`."""
+        call = getattr(self.layer, "forward", self.layer)
+        return call(*inputs)
+
+    def backward(self, *upstream: Any) -> Any:
+        """See :class:`Runner`; a loss whose backward takes nothing is given nothing."""
+        return self.layer.backward(*upstream[: _positional(self.layer.backward, len(upstream))])
+
+    def takes_upstream(self) -> bool:
+        """Whether backward takes an upstream gradient at all (some losses do not)."""
+        backward = getattr(self.layer, "backward", None)
+        return backward is None or _positional(backward, 1) > 0
+
+    def masks(self) -> list[Array]:
+        """See :class:`Runner`."""
+        found = [
+            item
+            for item in walk(self.layer)
+            if hasattr(item, "forward") and isinstance(getattr(item, "mask", None), np.ndarray)
+        ]
+        named = [item for item in found if "drop" in type(item).__name__.lower()]
+        return [np.asarray(item.mask) != 0 for item in (named or found)]
+
+
+def _positional(function: Callable[..., Any], most: int) -> int:
+    """How many positional arguments ``function`` takes, at most ``most``."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return most
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return most
+    return min(
+        most, sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    )
+
+
+class PlainSubject:
+    """An object of the plain contract, or a factory of one."""
+
+    def __init__(self, layer: Any = None, factory: Callable[[], Any] | None = None) -> None:
+        self._factory = factory
+        self._layer = factory() if factory is not None else layer
+        self.title = type(self._layer).__name__
+        self._cast: dict[str, Any] = {}
+
+    def spawn(self, dtype: str) -> PlainRunner:
+        """Return a fresh copy; a factory's arrays are replaced by cast ones."""
+        if self._factory is not None:
+            layer = self._factory()
+            if callable(getattr(layer, "astype", None)):
+                layer = layer.astype(np.dtype(dtype)) or layer
+            return PlainRunner(layer)
+        if dtype not in self._cast:
+            self._cast[dtype] = cast_copy(self._layer, dtype)
+        # cast_copy to the dtype it already has: the same memo rules for a second copy
+        return PlainRunner(cast_copy(self._cast[dtype], dtype))
+
+
+@dataclass(frozen=True)
+class Functions:
+    """A pair of plain functions, as :func:`functions` returns it."""
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any] | None
+    params: tuple[str, ...] = ()
+    returns: tuple[str, ...] = ()
+    transpose: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    input_grads: bool = True
+
+
+def functions(
+    forward: Callable[..., Any],
+    backward: Callable[..., Any] | None = None,
+    *,
+    params: Sequence[str] = (),
+    returns: Sequence[str] | None = None,
+    transpose: Mapping[str, tuple[int, ...]] | None = None,
+    input_grads: bool = True,
+) -> Functions:
+    """Adapt a pair of plain functions for :func:`parity.check`.
+
+    ``forward(*inputs, *params)`` returns the output, or ``(output, cache)``;
+    ``backward(grad_output, cache)`` returns the gradients of the inputs (none where
+    ``input_grads`` is False) followed by those named in ``returns`` (default: all ``params``).
+    ``transpose`` maps a torch parameter name to the axis order of the hand-written array, (1, 0)
+    for weights kept as (in, out). A gradient that is not returned is skipped, not failed.
+
+    Raises UsageError where ``returns`` or ``transpose`` names something that is not in ``params``.
+    """
+    if isinstance(params, str):
+        raise UsageError(f'params is the text {params!r}; give a tuple: params=("{params}",)')
+    if not callable(forward) or not (backward is None or callable(backward)):
+        raise UsageError("parity.functions takes two callables: functions(forward, backward)")
+    names = tuple(params)
+    given = tuple(params if returns is None else returns)
+    for what, chosen in (("returns", given), ("transpose", tuple(transpose or ()))):
+        for name in chosen:
+            if name not in names:
+                raise UsageError(f"{what} names {name!r}, which is not among params={names!r}")
+    return Functions(forward, backward, names, given, dict(transpose or {}), input_grads)
+
+
+class FunctionRunner:
+    """A pair of plain functions with the parameters that the reference has."""
+
+    def __init__(self, pair: Functions) -> None:
+        self.pair = pair
+        self._params: dict[str, Array] = {}
+        self._grads: dict[str, Array] = {}
+        self._cache: Any = None
+        self._inputs = 0
+
+    def params(self) -> Mapping[str, Array]:
+        """See :class:`Runner`; names appear as they are written."""
+        return self._params
+
+    def grads(self) -> Mapping[str, Array]:
+        """See :class:`Runner`."""
+        return self._grads
+
+    def buffers(self) -> Mapping[str, Array]:
+        """See :class:`Runner`: a pair of functions keeps none."""
+        return {}
+
+    def write(self, kind: str, name: str, array: Array) -> None:
+        """See :class:`Runner`."""
+        if kind == "params":
+            self._params[name] = array.copy()
+
+    def mode(self, training: bool) -> bool:
+        """See :class:`Runner`."""
+        return False
+
+    def zero_grad(self) -> None:
+        """See :class:`Runner`."""
+        self._grads = {}
+
+    def forward(self, *inputs: Array) -> Any:
+        """See :class:`Runner`; a cache is recognised by coming second in a pair."""
+        self._inputs = len(inputs)
+        result = self.pair.forward(*inputs, *(self._params[n] for n in self.pair.params))
+        self._cache = None
+        if isinstance(result, tuple) and len(result) == 2:
+            result, self._cache = result
+        return result
+
+    def backward(self, *upstream: Any) -> Any:
+        """See :class:`Runner`."""
+        if self.pair.backward is None:
+            return None
+        arguments = (*upstream, self._cache)
+        result = self.pair.backward(*arguments[: _positional(self.pair.backward, len(arguments))])
+        grads = list(result) if isinstance(result, (tuple, list)) else [result]
+        named = len(self.pair.returns)
+        inputs = len(grads) - named
+        if inputs < 0:
+            raise ValueError(
+                f"backward returned {len(grads)} gradients; returns={self.pair.returns!r} "
+                f"names {named}"
+            )
+        self._grads = dict(zip(self.pair.returns, grads[inputs:], strict=True))
+        return tuple(grads[:inputs]) if self.pair.input_grads else None
+
+    def masks(self) -> list[Array]:
+        """See :class:`Runner`."""
+        return []
+
+
+class FunctionSubject:
+    """A pair of plain functions as given."""
+
+    def __init__(self, pair: Functions) -> None:
+        self.pair = pair
+        self.title = getattr(pair.forward, "__name__", "functions")
+
+    def spawn(self, dtype: str) -> FunctionRunner:
+        """Return a runner with no parameters yet."""
+        return FunctionRunner(self.pair)
+
+
+@contextmanager
+def quietly(remarks: list[tuple[str, str]]) -> Iterator[None]:
+    """Run somebody's code: its warnings become remarks, its printing is held back."""
+    out = io.StringIO()
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        np.errstate(all="warn", under="ignore"),
+        redirect_stdout(out),
+        redirect_stderr(out),
+    ):
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        text = str(warning.message).partition("\n")[0]
+        remarks.append(("warning", f"{warning.category.__name__}: {text}"))
+
+
+def run(runner: Runner, draw: Draw, dtype: str, names: NameMap | None = None) -> Outcome:
+    """Run one forward and backward pass of the hand-written side on ``draw`` in ``dtype``.
+
+    Raises LayerError, with the phase and the layer's own exception as its cause.
+    """
+    names = names or NameMap()
+    load(runner, draw, dtype, names)
+    runner.mode(draw.training)
+    runner.zero_grad()
+    inputs = tuple(cast(array, dtype) for array in draw.inputs)
+    kept = tuple(array.copy() for array in inputs)
+    outcome = Outcome(())
+    raw = guarded("forward", outcome, runner.forward, *inputs)
+    outputs = as_arrays(raw, "forward")
+    _observe_outputs(outcome, outputs, inputs, dtype)
+    outcome.outputs = tuple(np.array(output) for output in outputs)
+    outcome.quantities.update(zip(forward_names(len(outputs)), outcome.outputs, strict=True))
+    outcome.masks = tuple(np.array(mask) for mask in runner.masks())
+    if any(g is not None for g in draw.upstream):
+        backward(runner, draw, outcome, dtype, names)
+    for name, array in buffers_of(runner, draw, names).items():
+        outcome.quantities[f"buffer_{name}"] = np.array(array)
+    for i, (given, before) in enumerate(zip(inputs, kept, strict=True)):
+        if not np.array_equal(given, before, equal_nan=given.dtype.kind == "f"):
+            outcome.remarks.append(("input_modified", f"input {i} was changed by the layer"))
+    return outcome
+
+
+def backward(runner: Runner, draw: Draw, outcome: Outcome, dtype: str, names: NameMap) -> None:
+    """Run the backward pass of ``draw`` and add its gradients to ``outcome``."""
+    upstream = []
+    for output, g in zip(outcome.outputs, draw.upstream, strict=False):
+        if g is None:
+            continue
+        g = np.asarray(cast(g, dtype))
+        # a mean over the batch is a scalar: hand back the kind of thing that came out
+        upstream.append(g.reshape(output.shape) if output.ndim else g.dtype.type(g.reshape(())))
+    kept = [np.array(g) for g in upstream]
+    raw = guarded("backward", outcome, runner.backward, *upstream)
+    grads = [] if raw is None else list(raw) if isinstance(raw, (tuple, list)) else [raw]
+    for i in range(len(draw.inputs)):
+        array = grads[i] if i < len(grads) else None
+        if draw.inputs[i].dtype.kind == "f":
+            outcome.quantities[f"grad_input{i}"] = (
+                None if array is None else as_array(array, "backward")
+            )
+    for name, array in runner.grads().items():
+        theirs = names.theirs(name)
+        outcome.quantities[f"grad_{theirs}"] = (
+            None
+            if array is None
+            else np.array(names.to_theirs(theirs, as_array(array, "backward")))
+        )
+    if any(not np.array_equal(a, b, equal_nan=True) for a, b in zip(upstream, kept, strict=True)):
+        outcome.remarks.append(("upstream_modified", "the upstream gradient was changed"))
+
+
+def load(runner: Runner, draw: Draw, dtype: str, names: NameMap) -> None:
+    """Write the draw's parameters and buffers into ``runner``, by name.
+
+    Raises LayerError in the phase ``weights`` where a parameter has no partner or another shape.
+    """
+    is_pair = isinstance(runner, FunctionRunner)
+    own = dict(runner.params())
+    for name, array in draw.params.items():
+        mine = names.mine(name)
+        value = names.to_mine(name, cast(array, dtype))
+        if is_pair and mine not in runner.pair.params:
+            continue
+        if not is_pair and mine not in own:
+            have = ", ".join(own) or "none"
+            raise LayerError(
+                f"parameter {name!r} of the reference has no partner; mine has: {have}. "
+                "Name it alike, or declare weights={'mine': 'theirs'}",
+                "weights",
+            )
+        shape = None if is_pair else np.shape(own[mine])
+        if shape is not None and shape != value.shape:
+            raise LayerError(
+                f"parameter {mine!r} has shape {shape}, the reference's {name!r} {value.shape}; "
+                "declare the axis order with weights={'" + mine + "': ('" + name + "', axes)}",
+                "weights",
+            )
+        runner.write("params", mine, value)
+    for name in draw.buffers:
+        store = buffer_store(runner, names.mine(name))
+        if store is not None:
+            store(names.to_mine(name, cast(draw.buffers[name], dtype)))
+
+
+def buffer_store(runner: Runner, name: str) -> Callable[[Array], None] | None:
+    """Return what writes buffer ``name``: the dict entry, else an attribute; None for neither."""
+    if name in runner.buffers():
+        return lambda array: runner.write("buffers", name, array)
+    layer = getattr(runner, "layer", None)
+    if layer is not None and "." not in name and isinstance(getattr(layer, name, None), np.ndarray):
+
+        def assign(array: Array) -> None:
+            current = getattr(layer, name)
+            if current.shape == array.shape and current.dtype == array.dtype:
+                current[...] = array
+            else:
+                setattr(layer, name, array.copy())
+
+        return assign
+    return None
+
+
+def buffers_of(runner: Runner, draw: Draw, names: NameMap) -> dict[str, Array]:
+    """Return the buffers of ``draw`` as the hand-written side holds them now, by torch's names."""
+    found = {}
+    own = runner.buffers()
+    layer = getattr(runner, "layer", None)
+    for name in draw.buffers:
+        mine = names.mine(name)
+        if mine in own:
+            found[name] = names.to_theirs(name, np.asarray(own[mine]))
+        elif layer is not None and "." not in mine:
+            value = getattr(layer, mine, None)
+            if isinstance(value, (np.ndarray, np.generic, int, float)):
+                found[name] = names.to_theirs(name, np.asarray(value))
+    return found
+
+
+def guarded(phase: str, outcome: Outcome, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call somebody's code; whatever it raises, SystemExit included, becomes a LayerError."""
+    try:
+        with quietly(outcome.remarks):
+            return call(*arguments)
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        text = str(error).strip().partition("\n")[0]
+        raise LayerError(f"{type(error).__name__}: {text}", phase) from error
+
+
+def _observe_outputs(
+    outcome: Outcome, outputs: tuple[Array, ...], inputs: tuple[Array, ...], dtype: str
+) -> None:
+    for i, output in enumerate(outputs):
+        label = "the output" if len(outputs) == 1 else f"output {i}"
+        # a loss may well be a Python float, which has one precision only
+        if output.ndim and output.dtype.kind == "f" and output.dtype != dtype:
+            outcome.remarks.append(("wrong_dtype", f"{label} is {output.dtype} for {dtype} input"))
+        if any(np.shares_memory(output, array) for array in inputs if array.size):
+            outcome.remarks.append(("view_of_input", f"{label} is a view of the input"))
+
+
+def cast(array: Array, dtype: str) -> Array:
+    """Return a fresh floating array in ``dtype``; integers are copied as they are."""
+    if array.dtype.kind != "f":
+        return array.copy()
+    with np.errstate(over="ignore", under="ignore"):
+        return np.array(array, dtype=dtype)
+
+
+def as_arrays(value: Any, phase: str) -> tuple[Array, ...]:
+    """Return outputs as a tuple of arrays.
+
+    Raises LayerError for anything that is not numeric arrays.
+    """
+    if isinstance(value, (tuple, list)):
+        return tuple(as_array(item, phase) for item in value)
+    return (as_array(value, phase),)
+
+
+def as_array(value: Any, phase: str) -> Array:
+    """Return one output as an array.
+
+    Raises LayerError for None, objects, complex numbers, generators and the like.
+    """
+    if isinstance(value, (np.ndarray, np.generic, bool, int, float)):
+        array = np.asarray(value)
+        if array.dtype.kind in "fiub":
+            return array
+        raise LayerError(
+            f"returned an array of dtype {array.dtype}; real numbers are compared", phase
+        )
+    if hasattr(value, "__array__") and not isinstance(value, type):
+        return as_array(np.asarray(value.detach() if hasattr(value, "detach") else value), phase)
+    if value is None:
+        raise LayerError("returned None; an array was expected", phase)
+    raise LayerError(f"returned {type(value).__name__}; an array was expected", phase)
+
+
+def with_upstream(draw: Draw, upstream: tuple[Array | None, ...]) -> Draw:
+    """Return ``draw`` with other upstream gradients."""
+    return replace(draw, upstream=upstream)

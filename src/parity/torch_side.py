@@ -1,0 +1,241 @@
+"""A torch module, loss or callable run on a draw: the reference, or a torch layer under test."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from parity.draws import Draw
+from parity.findings import UsageError
+from parity.outcomes import Array, LayerError, Outcome, forward_names
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+class _SharedMask(nn.Module):
+    """Dropout whose keep mask is given: both sides must drop the same elements."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.keep: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        if self.p == 1.0:
+            return x * 0.0
+        keep = self.keep
+        if keep is None or keep.shape != x.shape:
+            rng = np.random.default_rng(0)
+            keep = torch.from_numpy(rng.random(tuple(x.shape)) >= self.p)
+        return x * (keep.to(x) / (1.0 - self.p))
+
+
+class _Function(nn.Module):
+    """A plain callable on tensors, dressed as a module without parameters."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return self.function(*inputs)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the CPU generator alone and put it back: torch.manual_seed asks every backend."""
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
+
+
+def as_module(target: Any, side: str) -> nn.Module:
+    """Return ``target`` as a module: a module itself, a loss, or a callable on tensors.
+
+    Raises UsageError for a class in place of an instance, or something that cannot be called.
+    """
+    if isinstance(target, nn.Module):
+        return target
+    if isinstance(target, type) and issubclass(target, nn.Module):
+        raise UsageError(
+            f"{side} is the class {target.__name__}; give an instance: {target.__name__}(…)"
+        )
+    if callable(target):
+        return _Function(target)
+    raise UsageError(
+        f"{side} is {type(target).__name__}; it must be a torch.nn.Module, a torch loss or a "
+        "callable on tensors"
+    )
+
+
+class TorchSide:
+    """Runs copies of one torch module; the caller's module is never touched."""
+
+    def __init__(self, target: Any, side: str = "theirs", device: str | None = None) -> None:
+        self.original = as_module(target, side)
+        self.device = torch.device(device) if device else torch.device("cpu")
+        self._copies: dict[str, nn.Module] = {}
+        self.state = {
+            name: tensor.detach().cpu() for name, tensor in self.original.named_parameters()
+        }
+        self.params = {n: _numpy(t) for n, t in self.state.items()}
+        self.buffers = {n: _numpy(t) for n, t in self.original.named_buffers()}
+        self.is_loss = isinstance(self.original, nn.modules.loss._Loss)
+        self.dropouts = [
+            module.p for module in self.original.modules() if isinstance(module, DROPOUTS)
+        ]
+
+    @property
+    def lone(self) -> bool:
+        """Whether the module has no children: its inputs reach the formula directly."""
+        return not any(True for _ in self.original.children())
+
+    @property
+    def title(self) -> str:
+        """The constructor text, such as ``Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))``."""
+        if isinstance(self.original, _Function):
+            return getattr(self.original.function, "__name__", repr(self.original.function))
+        return repr(self.original).partition("\n")[0]
+
+    def copy(self, dtype: str) -> nn.Module:
+        """Return this side's own copy in ``dtype``, dropout layers replaced by shared masks."""
+        if dtype not in self._copies:
+            module = copy.deepcopy(self.original).to(device=self.device, dtype=DTYPES[dtype])
+            self._copies[dtype] = _share_masks(module)
+        return self._copies[dtype]
+
+    def run(self, draw: Draw, dtype: str = "float64", module: nn.Module | None = None) -> Outcome:
+        """Run forward and backward on ``draw`` in ``dtype``.
+
+        Raises LayerError, with the phase, where the module refuses.
+        """
+        module = self.copy(dtype) if module is None else module
+        self._load(module, draw, dtype)
+        inputs = [self._tensor(array, dtype) for array in draw.inputs]
+        for tensor in inputs:
+            if tensor.is_floating_point():
+                tensor.requires_grad_(True)
+        with _seeded(draw.seed), torch.enable_grad():
+            try:
+                outputs = flatten(module(*inputs))
+            except (Exception, SystemExit) as error:
+                raise LayerError(_first_line(error), "forward") from error
+            quantities = self._quantities(module, draw, inputs, outputs)
+        arrays = tuple(_numpy(output) for output in outputs)
+        named = dict(zip(forward_names(len(arrays)), arrays, strict=True))
+        outcome = Outcome(arrays, named | quantities)
+        if any(_shares(output, tensor) for output in outputs for tensor in inputs):
+            outcome.remarks.append(("view_of_input", "the output is a view of the input"))
+        return outcome
+
+    def _quantities(
+        self, module: nn.Module, draw: Draw, inputs: list[torch.Tensor], outputs: list[torch.Tensor]
+    ) -> dict[str, Array | None]:
+        targets = {f"grad_input{i}": t for i, t in enumerate(inputs) if t.requires_grad}
+        targets |= {f"grad_{n}": p for n, p in module.named_parameters() if p.requires_grad}
+        found: dict[str, Array | None] = dict.fromkeys(targets)
+        pairs = [
+            (output, self._tensor(g, _name(output.dtype)).reshape(output.shape))
+            for output, g in zip(outputs, draw.upstream, strict=False)
+            if g is not None and output.requires_grad
+        ]
+        if pairs and targets:
+            try:
+                grads = torch.autograd.grad(
+                    [output for output, _ in pairs],
+                    list(targets.values()),
+                    [g for _, g in pairs],
+                    allow_unused=True,
+                )
+            except (Exception, SystemExit) as error:
+                raise LayerError(_first_line(error), "backward") from error
+            found = {
+                name: None if g is None else _numpy(g)
+                for name, g in zip(targets, grads, strict=True)
+            }
+        for name, buffer in module.named_buffers():
+            found[f"buffer_{name}"] = _numpy(buffer)
+        return found
+
+    def _load(self, module: nn.Module, draw: Draw, dtype: str) -> None:
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                if name in draw.params:
+                    parameter.copy_(self._tensor(draw.params[name], dtype))
+            for name, buffer in module.named_buffers():
+                if name in draw.buffers:
+                    buffer.copy_(torch.from_numpy(np.array(draw.buffers[name])))
+        module.train(draw.training)
+        masked = [child for child in module.modules() if isinstance(child, _SharedMask)]
+        for child, mask in zip(masked, draw.masks, strict=False):
+            child.keep = torch.from_numpy(np.ascontiguousarray(mask)).to(self.device)
+        for child in masked[len(draw.masks) :]:
+            child.keep = None
+
+    def _tensor(self, array: Array, dtype: str) -> torch.Tensor:
+        tensor = torch.from_numpy(np.array(array, order="C"))
+        if tensor.is_floating_point():
+            tensor = tensor.to(DTYPES[dtype])
+        return tensor.to(self.device)
+
+
+def flatten(value: Any) -> list[torch.Tensor]:
+    """Return the tensors of a nested output in order: tuples, lists and mappings are walked."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [tensor for item in value.values() for tensor in flatten(item)]
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [tensor for item in value for tensor in flatten(item)]
+    if value is None:
+        return []
+    if isinstance(value, (bool, int, float)):
+        return [torch.as_tensor(value)]
+    raise LayerError(f"returned {type(value).__name__}, which holds no tensor", "forward")
+
+
+def _share_masks(module: nn.Module) -> nn.Module:
+    if isinstance(module, DROPOUTS):
+        return _SharedMask(module.p)
+    for name, child in module.named_children():
+        setattr(module, name, _share_masks(child))
+    return module
+
+
+def _numpy(tensor: torch.Tensor) -> Array:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.to(torch.float32)
+    if tensor.is_sparse:
+        tensor = tensor.to_dense()
+    return np.array(tensor.resolve_conj().numpy())
+
+
+def _shares(output: torch.Tensor, tensor: torch.Tensor) -> bool:
+    return bool(output.numel()) and output.data_ptr() == tensor.data_ptr()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
