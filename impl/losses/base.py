@@ -145,20 +145,25 @@ class Loss:
                 f"{self._name} got class labels of dtype {target.dtype}; they must be integers "
                 f"in [0, {classes})"
             )
-        valid = None
+        labels, valid = target.astype(np.intp), None
+        if _within(labels, classes) and (ignore_index is None or not 0 <= ignore_index < classes):
+            return labels, None
         if ignore_index is not None:
-            ignored = target == ignore_index
-            if ignored.any():
-                valid = ~ignored
-                target = target * valid  # any class will do; its contribution is zeroed
-        # An ignored label was moved to class 0, which a prediction of no classes lacks as well.
-        if target.size and (target.min() < 0 or target.max() >= classes):
-            wrong = target[(target < 0) | (target >= classes)][0]
+            valid = labels != ignore_index
+            labels *= valid  # any class will do; its contribution is zeroed
+        # An ignored label is class 0 by now, which a prediction of no classes lacks as well.
+        if not _within(labels, classes):
+            wrong = labels[(labels < 0) | (labels >= classes)][0]
             raise IndexError(
                 f"{self._name} got label {wrong}, out of bounds for {classes} classes; "
                 f"labels lie in [0, {classes})"
             )
-        return target.astype(np.intp), valid
+        return labels, None if valid is None or valid.all() else valid
+
+
+def _within(labels, classes):
+    """Tell whether all labels lie in [0, classes): seen as unsigned, negative ones are huge."""
+    return not labels.size or np.maximum.reduce(labels.view(np.uintp), axis=None) < classes
 
 
 def buffer(name):
@@ -184,8 +189,10 @@ def buffer(name):
 def flat_index(labels, classes):
     """Return where label (n, d) stands in a flattened (N, C, D) array; labels (N, D)."""
     samples, positions = labels.shape
-    start = np.arange(samples)[:, None] * (classes * positions) + np.arange(positions)
-    return labels * positions + start
+    if not labels.size:
+        return labels
+    start = np.arange(0, samples * classes * positions, classes * positions)[:, None]
+    return labels + start if positions == 1 else labels * positions + start + np.arange(positions)
 
 
 def split_shape(shape):

@@ -28,7 +28,10 @@ class _ClassLoss(Loss):
             )
 
     def _read_labels(self, prediction, target):
-        """Return flat positions (N, D) of the labels, their weights (N, D) and which count."""
+        """Return flat positions (N, D) of the labels, their weights (None: all 1) and which count.
+
+        The third is None where all do.
+        """
         self._check_rank(prediction)
         shape = prediction.shape
         expected = shape[:1] + shape[2:] if prediction.ndim > 1 else ()
@@ -41,12 +44,9 @@ class _ClassLoss(Loss):
         target = target.reshape(samples, positions)
         labels, valid = self._labels(target, classes, self.ignore_index)
         weight = self._class_weight(classes, prediction.dtype)
-        if weight is None:
-            share = np.ones(labels.shape, prediction.dtype)
-        else:
-            share = weight[labels]
+        share = None if weight is None else weight[labels]
         if valid is not None:
-            share *= valid
+            share = valid.astype(prediction.dtype) if share is None else share * valid
         return flat_index(labels, classes), share, valid
 
 
@@ -58,14 +58,18 @@ class _LikelihoodLoss(_ClassLoss):
         picked = prediction.reshape(-1)[index]
         self._shape, self._index = prediction.shape, index
         self._picked, self._share, self._valid = picked, share, valid
-        values = -share * self._function(picked)
+        values = -self._function(picked)
+        if share is not None:
+            values *= share
         if valid is not None:
             values[~valid] = 0  # also where the prediction is not finite
-        return values.reshape(target.shape), share.sum()
+        return values.reshape(target.shape), target.size if share is None else share.sum()
 
     def _gradient(self, grad):
-        slope = -self._share * grad.reshape(self._share.shape if grad.ndim else ())
-        slope = slope * self._derivative(self._picked)
+        slope = -grad.reshape(self._index.shape if grad.ndim else ())
+        if self._share is not None:
+            slope = slope * self._share
+        slope = np.asarray(slope * self._derivative(self._picked))
         if self._valid is not None:
             slope[~self._valid] = 0
         full = np.zeros(self._shape, slope.dtype)
@@ -164,38 +168,39 @@ class CrossEntropyLoss(_ClassLoss):
     def _shift(self, prediction):
         """Return z as a new array in working order, and the maximum (class axis kept)."""
         shifted = self._ordered(prediction).copy()
-        if not shifted.size:
+        if not shifted.size:  # a maximum of nothing does not exist
             return shifted, shifted.sum(axis=1, keepdims=True)
-        top = shifted.max(axis=1, keepdims=True)
+        top = np.maximum.reduce(shifted, axis=1, keepdims=True)
         shifted -= top
         return shifted, top
 
     def _keep_softmax(self, shifted):
         """Turn z into exp z, keep it with its sum for backward; return the sum's logarithm."""
         self._exp = np.exp(shifted, out=shifted)
-        self._sum = self._exp.sum(axis=1, keepdims=True)
+        self._sum = np.add.reduce(self._exp, axis=1, keepdims=True)
         return np.log(self._sum)
 
     def _values_of_labels(self, prediction, target):
         index, share, valid = self._read_labels(prediction, target)
         shifted, top = self._shift(prediction)
         # Labels' arrays are (N, D); the working order has their elements in the same sequence.
-        share = share.reshape(top.shape)
+        share = None if share is None else share.reshape(top.shape)
         picked = prediction.reshape(-1)[index].reshape(top.shape) - top
         smooth, self._spread = self.label_smoothing, None
         if smooth:
             self._spread = self._spread_weight(prediction, shifted)
             spread_sum = (shifted * self._spread).sum(axis=1, keepdims=True)
         log_sum = self._keep_softmax(shifted)
-        values = share * (log_sum - picked)
-        self._index, self._hot = index, share
+        values = log_sum - picked
+        if share is not None:
+            values *= share
+        self._index, self._share = index, share
         if smooth:
-            self._hot = share * (1 - smooth)
             values = (1 - smooth) * values + (log_sum * self._spread.sum() - spread_sum)
         self._valid = None if valid is None else valid.reshape(top.shape)
         if valid is not None:
             values[~self._valid] = 0
-        return values.reshape(target.shape), share.sum()
+        return values.reshape(target.shape), target.size if share is None else share.sum()
 
     def _values_of_probabilities(self, prediction, target):
         if target.dtype.kind != "f":
@@ -229,18 +234,25 @@ class CrossEntropyLoss(_ClassLoss):
             np.multiply(self._exp, self._wanted_sum * grad / self._sum, out=view)
             view -= self._wanted * grad
         elif self._spread is None:
-            hot = self._hot * grad
+            hot = self._weighted(grad)
             np.multiply(self._exp, hot / self._sum, out=view)
-            out.reshape(-1)[self._index] -= hot.reshape(self._index.shape)
+            out.reshape(-1)[self._index] -= self._per_label(hot)
         else:
             self._smooth_gradient_into(out, view, grad)
 
     def _smooth_gradient_into(self, out, view, grad):
         np.multiply(self._spread, grad, out=view)
-        out.reshape(-1)[self._index] += (self._hot * grad).reshape(self._index.shape)
+        hot = (1 - self.label_smoothing) * self._weighted(grad)
+        out.reshape(-1)[self._index] += self._per_label(hot)
         # Summing q as it stands makes a single class's gradient exactly 0.
         total = view.sum(axis=1, keepdims=True)
         np.subtract(self._exp * (total / self._sum), view, out=view)
+
+    def _weighted(self, grad):
+        return grad if self._share is None else grad * self._share
+
+    def _per_label(self, hot):
+        return hot.reshape(self._index.shape) if hot.ndim else hot
 
     def _spread_weight(self, prediction, shifted):
         """Return label_smoothing / C times the class weights, along the class axis."""
