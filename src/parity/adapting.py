@@ -1,4 +1,4 @@
-"""Which adapter fits an object: found by looking at it, or an error that says what was looked for."""
+"""Which adapter fits an object, or an error that says what was looked for."""
 
 from __future__ import annotations
 

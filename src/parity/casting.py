@@ -1,4 +1,4 @@
-"""A copy of somebody's object with every floating array cast: the object itself is never touched."""
+"""A copy of somebody's object, every floating array cast: the object is never touched."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -207,7 +207,13 @@ def _settled(pair: Pair, found: list[Judged], seed: int, training: bool) -> list
 def _float32(exam: Examination, draw: Draw) -> None:
     pair = exam.pair
     narrow = pair.mine(draw.rounded(np.float32), "float32")
-    found = pair.float32(draw)
+    mode = "train" if draw.training else "eval"
+    errors64 = {
+        f.quantity: float(f.evidence.get("error", 0.0))
+        for f in exam.findings
+        if f.dtype == "float64" and f.seed == draw.seed and f.evidence.get("mode") == mode
+    }
+    found = pair.float32(draw, errors64=errors64)
     wrong64 = {f.quantity for f in exam.findings if f.verdict is Verdict.MISMATCH}
     suspicious = [
         j
@@ -356,7 +362,14 @@ def _report(exam: Examination) -> Report:
         f"seeds {', '.join(map(str, options.all_seeds))}",
         *exam.covers,
     ]
-    worst = max((f.evidence.get("conditioning", 0.0) for f in exam.findings), default=0.0)
+    worst = max(
+        (
+            f.evidence.get("conditioning", 0.0)
+            for f in exam.findings
+            if not f.evidence.get("zero_by_construction")
+        ),
+        default=0.0,
+    )
     if np.isfinite(worst) and worst >= 1000:
         exam.notes.append(f"amplifies input rounding {worst:,.0f} times")
     zero = unique(f.quantity for f in exam.findings if f.evidence.get("zero_by_construction"))
@@ -372,5 +385,3 @@ def _report(exam: Examination) -> Report:
         versions=versions(),
     )
 
-
-Step = Callable[[Examination], None]

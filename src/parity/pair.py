@@ -245,8 +245,13 @@ class Pair:
         """Return ``draw`` with the masks of ``other``."""
         return replace(draw, masks=other.masks)
 
-    def float32(self, draw: Draw, count: int = YARDSTICKS) -> list[Judged]:
-        """Judge every quantity of ``draw``, rounded to float32. Raises LayerError of mine."""
+    def float32(
+        self, draw: Draw, count: int = YARDSTICKS, errors64: Mapping[str, float] | None = None
+    ) -> list[Judged]:
+        """Judge every quantity of ``draw``, rounded to float32; ``errors64`` are float64's errors.
+
+        Raises LayerError of mine.
+        """
         draw = draw.rounded(np.float32)
         mine = self.mine(draw, "float32")
         draw = self.masked(draw, mine)
@@ -261,7 +266,7 @@ class Pair:
                 continue
             others = [array for r in runs if (array := r.get(name)) is not None]
             judged = judge32(own, ref, others)
-            verdict = verdict32(judged)
+            verdict = verdict32(judged, (errors64 or {}).get(name, 0.0))
             found.append(Judged(name, "float32", verdict, judged, draw, own, ref))
         return found
 

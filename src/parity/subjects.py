@@ -92,8 +92,8 @@ class Subject(Protocol):
 
     title: str
 
-    def spawn(self, dtype: str) -> Runner:
-        """Return a fresh copy in ``dtype``."""
+    def spawn(self, dtype: str) -> Any:
+        """Return a fresh copy in ``dtype``: a :class:`Runner`, or one that runs itself."""
 
 
 class PlainRunner:
@@ -410,21 +410,21 @@ def load(runner: Runner, draw: Draw, dtype: str, names: NameMap) -> None:
 
     Raises LayerError in the phase ``weights`` where a parameter has no partner or another shape.
     """
-    is_pair = isinstance(runner, FunctionRunner)
+    chosen = runner.pair.params if isinstance(runner, FunctionRunner) else None
     own = dict(runner.params())
     for name, array in draw.params.items():
         mine = names.mine(name)
         value = names.to_mine(name, cast(array, dtype))
-        if is_pair and mine not in runner.pair.params:
+        if chosen is not None and mine not in chosen:
             continue
-        if not is_pair and mine not in own:
+        if chosen is None and mine not in own:
             have = ", ".join(own) or "none"
             raise LayerError(
                 f"parameter {name!r} of the reference has no partner; mine has: {have}. "
                 "Name it alike, or declare weights={'mine': 'theirs'}",
                 "weights",
             )
-        shape = None if is_pair else np.shape(own[mine])
+        shape = np.shape(own[mine]) if chosen is None else None
         if shape is not None and shape != value.shape:
             raise LayerError(
                 f"parameter {mine!r} has shape {shape}, the reference's {name!r} {value.shape}; "

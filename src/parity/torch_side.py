@@ -134,13 +134,13 @@ class TorchSide:
                 tensor.requires_grad_(True)
         with _seeded(draw.seed), torch.enable_grad():
             try:
-                outputs = flatten(module(*inputs))
+                outputs = flatten(_call(module, inputs))
             except (Exception, SystemExit) as error:
                 raise LayerError(_first_line(error), "forward") from error
             quantities = self._quantities(module, draw, inputs, outputs)
         arrays = tuple(_numpy(output) for output in outputs)
-        named = dict(zip(forward_names(len(arrays)), arrays, strict=True))
-        outcome = Outcome(arrays, named | quantities)
+        outcome = Outcome(arrays, dict(zip(forward_names(len(arrays)), arrays, strict=True)))
+        outcome.quantities.update(quantities)
         if any(_shares(output, tensor) for output in outputs for tensor in inputs):
             outcome.remarks.append(("view_of_input", "the output is a view of the input"))
         return outcome
@@ -194,6 +194,16 @@ class TorchSide:
         if tensor.is_floating_point():
             tensor = tensor.to(DTYPES[dtype])
         return tensor.to(self.device)
+
+
+def _call(module: nn.Module, inputs: list[torch.Tensor]) -> Any:
+    try:
+        return module(*inputs)
+    except (RuntimeError, NotImplementedError) as error:
+        # torch.heaviside and its like have no derivative: compared forward, gradient-free
+        if "derivative for" not in str(error):
+            raise
+        return module(*(tensor.detach() for tensor in inputs))
 
 
 def flatten(value: Any) -> list[torch.Tensor]:
