@@ -22,7 +22,7 @@ def border_sources(size, before, after, mode):
         raise ValueError(f"padding ({before}, {after}) leaves nothing of an axis of length {size}")
     if mode == "circular":
         return positions % size
-    if mode == "reflect":  # the edge itself is not repeated: ... 2 1 | 0 1 2 ... 
+    if mode == "reflect":  # the edge itself is not repeated: ... 2 1 | 0 1 2 ...
         positions = np.abs(positions)
         return (size - 1) - np.abs((size - 1) - positions)
     return np.clip(positions, 0, size - 1)

@@ -19,15 +19,17 @@ class _Geometry:
     shifts: for each of these its position in the flattened image, seen from a window's corner
     corners (H', W'): the position of each window's corner
     whole: whether every kernel element is inside the image for every window
+    blind (H', W'): which windows see padding alone, as dilation makes possible; None if none do
+    blind_places (H', W'): where torch says that the maximum of such a window is
     """
 
-    def __init__(self, image, out, stride, rows, columns):
+    def __init__(self, image, out, stride, padding, dilation, rows, columns):
         self.image, self.out = image, out
         self.rows = [((..., o, slice(None)), (..., i, slice(None))) for _, o, i in rows]
         self.columns = [((..., o), (..., i)) for _, o, i in columns]
         both = [(r, c) for r in rows for c in columns]
         self.taps = [((..., r[1], c[1]), (..., r[2], c[2])) for r, c in both]
-        self.shifts = np.array([r[0] * image[1] + c[0] for r, c in both])
+        self.shifts = np.array([r[0] * image[1] + c[0] for r, c in both], np.intp)
         corners = [np.arange(n) * s for n, s in zip(out, stride, strict=True)]
         self.corners = corners[0][:, None] * image[1] + corners[1]
         self.whole = all(
@@ -35,6 +37,14 @@ class _Geometry:
             for windows, taps in zip(out, (rows, columns), strict=True)
             for _, outputs, _ in taps
         )
+        blind = np.ones(out, bool)
+        for outputs, _ in self.taps:
+            blind[outputs] = False
+        self.blind = blind if blind.any() else None
+        # torch takes a window's first position that is not negative, though it lie past the end.
+        starts = [np.arange(n) * s - p for n, s, p in zip(out, stride, padding, strict=True)]
+        first = [np.where(s < 0, s % d, s) for s, d in zip(starts, dilation, strict=True)]
+        self.blind_places = first[0][:, None] * image[1] + first[1]
 
 
 class _Pool2d(Module):
@@ -70,7 +80,9 @@ class _Pool2d(Module):
                     f"{out[0]}x{out[1]}, too small"
                 )
             taps = [axis_taps(axis[0], n, *axis[1:]) for axis, n in zip(axes, out, strict=True)]
-            self._geometries[image] = _Geometry(image, out, self.stride, *taps)
+            self._geometries[image] = _Geometry(
+                image, out, self.stride, self.padding, self.dilation, *taps
+            )
         return self._geometries[image]
 
 
@@ -237,8 +249,12 @@ class MaxPool2d(_Pool2d):
         grad = self._upstream(grad_output, (*x.shape[:-2], *g.out), x.dtype)
         places = _places(x, _maxima(x, g), g).reshape(-1, g.corners.size)
         places += np.arange(0, x.size, g.image[0] * g.image[1])[:, None]  # one image after another
+        places, grad = places.reshape(-1), grad.reshape(-1)
+        if g.blind is not None:  # torch adds such a window's gradient outside of the window: see
+            inside = places < x.size  # blind_places; the last ones even outside of the array
+            places, grad = places[inside], grad[inside]
         dx = np.zeros(x.size, x.dtype)
-        np.add.at(dx, places.reshape(-1), grad.reshape(-1))  # windows may share a maximum
+        np.add.at(dx, places, grad)  # windows may share a maximum
         return dx.reshape(x.shape)
 
     def extra_repr(self):
@@ -270,6 +286,8 @@ def _places(x, y, geometry):
     if failed.any():  # NaN equals nothing
         for k, (outputs, inputs) in enumerate(g.taps):
             np.copyto(number[outputs], k, where=np.isnan(x[inputs]))
+    if g.blind is not None:
+        return np.where(g.blind, g.blind_places, np.append(g.shifts, 0).take(number) + g.corners)
     places = g.shifts.take(number)
     places += g.corners
     return places

@@ -1,4 +1,4 @@
-"""Sliding windows over images: sizes, per-axis taps and the input checks that convolution and pooling share."""
+"""Sliding windows over images: option pairs, sizes and slices for convolution and pooling."""
 
 import operator
 
@@ -24,11 +24,13 @@ def check_images(layer, x):
     """Raise ValueError unless the array x is (N, C, H, W) or (C, H, W), empty in N at most."""
     if x.ndim not in (3, 4):
         raise ValueError(
-            f"{layer!r} got x with shape {x.shape}; it must be (N, C, H, W) or, unbatched, (C, H, W)"
+            f"{layer!r} got x with shape {x.shape}; "
+            "it must be (N, C, H, W) or, unbatched, (C, H, W)"
         )
     if 0 in x.shape[-3:]:
         raise ValueError(
-            f"{layer!r} got x with shape {x.shape}; only the batch axis of (N, C, H, W) may be empty"
+            f"{layer!r} got x with shape {x.shape}; "
+            "only the batch axis of (N, C, H, W) may be empty"
         )
 
 
