@@ -1,0 +1,1 @@
+"""torch's counterparts of impl.models, one family a file."""
