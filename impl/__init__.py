@@ -26,6 +26,7 @@ from impl.losses import (
 from impl.module import Module
 from impl.normalisation import BatchNorm1d, BatchNorm2d
 from impl.optimizers import SGD, Adam, AdamW
+from impl.pooling import AvgPool2d, MaxPool2d
 from impl.scaling import ChannelwiseScaling
 from impl.shape import Flatten, Normalize
 from impl.softmax import LogSoftmax, Softmax
@@ -35,6 +36,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "AvgPool2d",
     "BCELoss",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
@@ -49,6 +51,7 @@ __all__ = [
     "Linear",
     "LogSoftmax",
     "MSELoss",
+    "MaxPool2d",
     "Module",
     "MultiMarginLoss",
     "NLLLoss",

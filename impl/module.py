@@ -251,9 +251,14 @@ class Module:
     def _floating(self, x, like=None) -> np.ndarray:
         """Return x as a floating array, of the dtype of the parameter `like` when there is one.
 
-        Raises TypeError for integers, booleans and complex numbers.
+        Raises TypeError for integers, booleans and complex numbers, also in the parameter.
         """
         x = np.asarray(x)
+        if like is not None and getattr(like, "dtype", np.dtype(object)).kind != "f":
+            raise TypeError(
+                f"{type(self).__name__} has a parameter {getattr(like, 'dtype', type(like))}; "
+                "parameters must be floating arrays, for example weight.astype('float32')"
+            )
         if x.dtype.kind != "f":
             raise TypeError(
                 f"{type(self).__name__} got x with dtype {x.dtype}; it must be floating, "
