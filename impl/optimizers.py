@@ -1,206 +1,8 @@
 """Optimizers: what a training step does to the parameters, given their gradients."""
 
-import copy
-from collections.abc import Mapping
-from numbers import Real
-
 import numpy as np
 
-
-def _option(name):
-    """Return a property that reads and writes ``param_groups[0][name]``, its only storage."""
-
-    def read(self):
-        return self.param_groups[0][name]
-
-    def write(self, value):
-        self.param_groups[0][name] = value
-
-    return property(read, write, doc=f"The hyper-parameter ``{name}``; may change between steps.")
-
-
-class Optimizer:
-    """Base of the optimizers: steps over any object with ``params`` and ``grads`` mappings.
-
-    Names are looked up at every step, so arrays may be replaced and gradients arrive late; a
-    parameter whose gradient is missing or None is skipped. An array under two names takes one
-    step, with the sum of the gradients that differ. Parameters are updated in place, as in torch,
-    so views of them stay true; a read-only array or a scalar is replaced in ``params`` instead.
-
-    ``param_groups[0]`` holds the hyper-parameters, also readable and writable as attributes
-    (``optimizer.lr = 0.1``); ``state`` maps name → {slot: array}, slots named as in torch.
-
-    Raises TypeError for a model without the mappings, ValueError for one without parameters and
-    for options out of range, NotImplementedError for torch's foreach, fused, capturable and
-    differentiable.
-    """
-
-    lr = _option("lr")
-    weight_decay = _option("weight_decay")
-    maximize = _option("maximize")
-
-    def __init__(self, model, options, unsupported):
-        for name, value in unsupported.items():
-            if value:
-                raise NotImplementedError(f"{self._name}: {name}={value!r} is not supported")
-        for kind in ("params", "grads"):
-            if not isinstance(getattr(model, kind, None), Mapping):
-                raise TypeError(
-                    f"{self._name} got {type(model).__name__}, which has no mapping {kind!r}; "
-                    f"it takes the model itself, an object with params and grads by name"
-                )
-        if not len(model.params):
-            raise ValueError(f"{self._name} got an empty parameter list: the model has no params")
-        self.model = model
-        self.param_groups = [options]
-        self.state = {}
-        self._check_options()
-
-    def step(self, closure=None):
-        """Update every parameter that has a gradient; return ``closure()`` where one is given."""
-        loss = None if closure is None else closure()
-        if len(self.param_groups) != 1:
-            raise NotImplementedError(f"{self._name} supports one parameter group alone")
-        with np.errstate(all="ignore"):  # a diverging run overflows to inf and nan, as in torch
-            for name, grad in self._gradients():
-                self._step_one(name, grad)
-        return loss
-
-    def zero_grad(self):
-        """Clear the gradients: the model's own ``zero_grad``, or else every array set to 0."""
-        if hasattr(self.model, "zero_grad"):
-            self.model.zero_grad()
-            return
-        for name, grad in list(self.model.grads.items()):
-            if isinstance(grad, np.ndarray) and grad.flags.writeable:
-                grad[...] = 0
-            elif grad is not None:
-                self.model.grads[name] = np.zeros_like(grad)[()]
-
-    def state_dict(self):
-        """Return copies: {"state": {name: {slot: array}}, "param_groups": [options]}."""
-        group = copy.deepcopy(self.param_groups[0])
-        group["params"] = list(self.model.params)
-        return {"state": copy.deepcopy(self.state), "param_groups": [group]}
-
-    def load_state_dict(self, state_dict):
-        """Take over what ``state_dict`` returned; arrays are copied and cast to their parameter's
-        dtype. Raises ValueError, before anything has changed, for unknown names and wrong shapes.
-        """
-        groups = state_dict["param_groups"]
-        if len(groups) != 1:
-            raise ValueError(f"{self._name} got {len(groups)} parameter groups; it has one")
-        options = {name: value for name, value in groups[0].items() if name != "params"}
-        if options.keys() != self.param_groups[0].keys():
-            raise ValueError(
-                f"{self._name} got the options {sorted(options)}; "
-                f"it has {sorted(self.param_groups[0])}"
-            )
-        unknown = [name for name in state_dict["state"] if name not in self.model.params]
-        if unknown:
-            raise ValueError(
-                f"{self._name} got state for {unknown}; the model has {list(self.model.params)}"
-            )
-        state = {}
-        for name, slots in state_dict["state"].items():
-            param = np.asarray(self.model.params[name])
-            state[name] = {
-                slot: self._loaded(f"{name}.{slot}", slot, array, param)
-                for slot, array in slots.items()
-            }
-        self.state = state
-        self.param_groups[0].update(copy.deepcopy(options))
-
-    def __repr__(self):
-        options = ", ".join(f"{name}={value!r}" for name, value in self.param_groups[0].items())
-        return f"{self._name}({options})"
-
-    @property
-    def _name(self):
-        return type(self).__name__
-
-    def _loaded(self, label, slot, array, param):
-        if slot == "step":
-            return np.array(array, dtype=np.float32)
-        if np.shape(array) != param.shape:
-            raise ValueError(
-                f"{self._name} got {label} with shape {np.shape(array)}; "
-                f"the parameter has {param.shape}"
-            )
-        return np.array(array, dtype=param.dtype)
-
-    def _check_options(self):
-        for name in ("lr", "weight_decay"):
-            self._check_not_negative(name)
-
-    def _check_not_negative(self, name):
-        value = getattr(self, name)
-        number = isinstance(value, Real) or (np.ndim(value) == 0 and isinstance(value, np.ndarray))
-        if not number or not value >= 0:  # "not >=" refuses NaN as well
-            raise ValueError(f"{self._name} got {name}={value!r}; it must be a number ≥ 0")
-
-    def _gradients(self):
-        """Yield the name of every parameter to step once, with its gradient in its dtype."""
-        owners, found = {}, {}
-        for name, param in self.model.params.items():
-            grad = self.model.grads.get(name)
-            if grad is None:
-                continue
-            # Scalars have no identity worth the name: Python shares equal ones.
-            key = id(param) if isinstance(param, np.ndarray) else name
-            owner = owners.setdefault(key, name)
-            grads = found.setdefault(owner, [])
-            if not any(grad is other for other in grads):
-                grads.append(grad)
-        for name, grads in found.items():
-            total = sum(grads[1:], start=grads[0])
-            yield name, self._fitting(name, total)
-
-    def _fitting(self, name, grad):
-        """Return the gradient in its parameter's dtype, or raise ValueError."""
-        param = np.asarray(self.model.params[name])
-        if param.dtype.kind != "f":
-            raise ValueError(
-                f"{self._name}: parameter {name!r} has dtype {param.dtype}; "
-                f"only floating point parameters can be stepped"
-            )
-        grad = np.asarray(grad, dtype=param.dtype)
-        if grad.shape != param.shape:
-            raise ValueError(
-                f"{self._name}: the gradient of {name!r} has shape {grad.shape}; "
-                f"its parameter has {param.shape}"
-            )
-        return grad
-
-    def _step_one(self, name, grad):
-        stored = self.model.params[name]
-        in_place = isinstance(stored, np.ndarray) and stored.flags.writeable
-        param = stored if in_place else np.array(stored)
-        if self.maximize:
-            grad = -grad
-        self._update(param, grad, self.state.setdefault(name, {}))
-        if not self.state[name]:
-            del self.state[name]
-        if not in_place:
-            self.model.params[name] = param if isinstance(stored, np.ndarray) else param[()]
-
-    def _update(self, param, grad, slots):
-        """Change ``param`` and the arrays of ``slots`` in place; leave ``grad`` as it is."""
-        raise NotImplementedError(f"{self._name} has no update rule")
-
-    def _slot(self, slots, slot, param):
-        """Return the state array ``slot``, zeros at first, in the parameter's dtype."""
-        array = slots.get(slot)
-        if array is None:
-            array = slots[slot] = np.zeros_like(param, order="C", subok=False)
-        elif array.dtype != param.dtype:  # the model was cast between two steps
-            array = slots[slot] = array.astype(param.dtype)
-        if array.shape != param.shape:
-            raise ValueError(
-                f"{self._name}: {slot} has shape {array.shape}, its parameter {param.shape} by "
-                f"now; make a new optimizer after changing a shape"
-            )
-        return array
+from impl.optimizer_base import Optimizer, option, parts
 
 
 class SGD(Optimizer):
@@ -212,9 +14,9 @@ class SGD(Optimizer):
     or weight_decay, and for nesterov without momentum or with dampening.
     """
 
-    momentum = _option("momentum")
-    dampening = _option("dampening")
-    nesterov = _option("nesterov")
+    momentum = option("momentum")
+    dampening = option("dampening")
+    nesterov = option("nesterov")
 
     def __init__(
         self,
@@ -253,20 +55,24 @@ class SGD(Optimizer):
     # float() throughout: a Python number takes on the array's dtype, a 0-d array would widen it.
 
     def _update(self, param, grad, slots):
-        decay, momentum = float(self.weight_decay), float(self.momentum)
-        if decay != 0:
-            grad = grad + decay * param
-        if momentum != 0:
-            first = "momentum_buffer" not in slots
-            buffer = self._slot(slots, "momentum_buffer", param)
-            if first:  # undamped, as in torch
-                buffer[...] = grad
-            else:
-                buffer *= momentum
-                damped = 1 - float(self.dampening)
-                buffer += grad if damped == 1 else damped * grad
-            grad = grad + momentum * buffer if self.nesterov else buffer
-        param -= float(self.lr) * grad
+        first = "momentum_buffer" not in slots
+        if float(self.momentum) == 0:
+            for param_part, grad_part in parts(param, grad):
+                param_part -= float(self.lr) * self._decayed(param_part, grad_part)
+            return
+        buffer = self._slot(slots, "momentum_buffer", param)
+        for part in parts(param, grad, buffer):
+            self._update_with_momentum(first, *part)
+
+    def _update_with_momentum(self, first, param, grad, buffer):
+        momentum, share = float(self.momentum), 1 - float(self.dampening)
+        grad = self._decayed(param, grad)
+        if first:  # undamped, as in torch
+            buffer[...] = grad
+        else:
+            buffer *= momentum
+            buffer += grad if share == 1 else share * grad
+        param -= float(self.lr) * (grad + momentum * buffer if self.nesterov else buffer)
 
 
 class Adam(Optimizer):
@@ -280,10 +86,10 @@ class Adam(Optimizer):
     ValueError for negative lr, eps or weight_decay and betas outside [0, 1).
     """
 
-    betas = _option("betas")
-    eps = _option("eps")
-    amsgrad = _option("amsgrad")
-    decoupled_weight_decay = _option("decoupled_weight_decay")
+    betas = option("betas")
+    eps = option("eps")
+    amsgrad = option("amsgrad")
+    decoupled_weight_decay = option("decoupled_weight_decay")
 
     def __init__(
         self,
@@ -327,17 +133,19 @@ class Adam(Optimizer):
             )
 
     def _update(self, param, grad, slots):
-        lr, decay = float(self.lr), float(self.weight_decay)
-        beta1, beta2 = (float(beta) for beta in self.betas)
-        if decay != 0 and self.decoupled_weight_decay:
-            param *= 1 - lr * decay
-        elif decay != 0:
-            grad = grad + decay * param
         step = slots.setdefault("step", np.zeros((), np.float32))
         step += 1
-        time = float(step)
-        mean = self._slot(slots, "exp_avg", param)
-        square = self._slot(slots, "exp_avg_sq", param)
+        names = ["exp_avg", "exp_avg_sq"] + ["max_exp_avg_sq"] * bool(self.amsgrad)
+        moments = [self._slot(slots, name, param) for name in names]
+        for part in parts(param, grad, *moments):
+            self._update_part(float(step), *part)
+
+    def _update_part(self, time, param, grad, mean, square, largest=None):
+        lr, beta1, beta2 = float(self.lr), float(self.betas[0]), float(self.betas[1])
+        if self.decoupled_weight_decay:
+            param *= 1 - lr * float(self.weight_decay)
+        else:
+            grad = self._decayed(param, grad)
         # Two workspaces serve every term; np.empty, since 0-d arithmetic would return scalars.
         work, ratio = np.empty(param.shape, param.dtype), np.empty(param.shape, param.dtype)
 
@@ -346,8 +154,7 @@ class Adam(Optimizer):
         work *= grad
         square *= beta2
         square += work
-        if self.amsgrad:  # the maximum of what is not yet corrected for its bias
-            largest = self._slot(slots, "max_exp_avg_sq", param)
+        if largest is not None:  # the maximum of what is not yet corrected for its bias
             square = np.maximum(largest, square, out=largest)
 
         np.sqrt(square, out=work)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .base import Loss, buffer
+from impl.losses.base import Loss, buffer
 
 # torch's bounds; the second is a float32 constant there, in float64 as well.
 LOG_FLOOR = -100

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .base import Loss, buffer, flat_index, split_shape
+from impl.losses.base import Loss, buffer, flat_index, split_shape
 
 # Up to this many classes a batch is worked on with the class axis first, where NumPy's reductions
 # run along the samples; beyond it they are fast, and pairwise exact, along the classes.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .base import Loss, buffer, flat_index
+from impl.losses.base import Loss, buffer, flat_index
 
 
 class MultiMarginLoss(Loss):

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from .base import Loss
+from impl.losses.base import Loss
 
 
 class MSELoss(Loss):
