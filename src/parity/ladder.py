@@ -117,6 +117,7 @@ def judge64(
     axis: int | None = None,
     per_element: Array | None = None,
     pinned: bool = False,
+    floor: float = 0.0,
 ) -> Judgement:
     """Judge a float64 quantity.
 
@@ -124,16 +125,18 @@ def judge64(
     allowance is 64·(noise + 2·eps·max|ref|) + 4·smallest_subnormal, for the tensor and for slices
     of at least 16 elements along ``axis``; ``per_element`` gives a tighter bound for each element
     where the function is elementwise. ``pinned`` says that the noise was not measured on purpose
-    (kinks), so it cannot leave the question undecided.
+    (kinks), so it cannot leave the question undecided; ``floor`` is a scale whose rounding is
+    granted too (the upstream gradient, where a derivative saturates).
     """
     scale, peak = largest(theirs), largest(noise) if np.isfinite(noise).all() else np.inf
     zero = bool(scale > 0 and (np.abs(theirs) <= SAFETY64 * noise).all() and np.isfinite(peak))
     undecided = bool(not pinned and not zero and peak > UNDECIDABLE * scale)
-    whole = SAFETY64 * (peak + 2 * EPS64 * scale) + 4 * TINY64
+    whole = SAFETY64 * (peak + 2 * EPS64 * max(scale, floor)) + 4 * TINY64
     allowed = np.full(theirs.shape, whole)
     if axis is not None and not undecided and theirs.size:
         per = SAFETY64 * (
-            _finite_max(slices(noise, axis)) + 2 * EPS64 * _finite_max(slices(theirs, axis))
+            _finite_max(slices(noise, axis))
+            + 2 * EPS64 * np.maximum(_finite_max(slices(theirs, axis)), floor)
         )
         np.minimum(allowed, broadcast_back(per + 4 * TINY64, theirs, axis), out=allowed)
     if per_element is not None:

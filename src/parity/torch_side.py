@@ -134,7 +134,7 @@ class TorchSide:
                 tensor.requires_grad_(True)
         with _seeded(draw.seed), torch.enable_grad():
             try:
-                outputs = flatten(_call(module, inputs))
+                outputs = flatten(module(*inputs))
             except (Exception, SystemExit) as error:
                 raise LayerError(_first_line(error), "forward") from error
             quantities = self._quantities(module, draw, inputs, outputs)
@@ -165,7 +165,10 @@ class TorchSide:
                     allow_unused=True,
                 )
             except (Exception, SystemExit) as error:
-                raise LayerError(_first_line(error), "backward") from error
+                # torch.heaviside and its like have no derivative: compared forward alone
+                if "derivative for" not in str(error):
+                    raise LayerError(_first_line(error), "backward") from error
+                grads = (None,) * len(targets)
             found = {
                 name: None if g is None else _numpy(g)
                 for name, g in zip(targets, grads, strict=True)
@@ -194,16 +197,6 @@ class TorchSide:
         if tensor.is_floating_point():
             tensor = tensor.to(DTYPES[dtype])
         return tensor.to(self.device)
-
-
-def _call(module: nn.Module, inputs: list[torch.Tensor]) -> Any:
-    try:
-        return module(*inputs)
-    except (RuntimeError, NotImplementedError) as error:
-        # torch.heaviside and its like have no derivative: compared forward, gradient-free
-        if "derivative for" not in str(error):
-            raise
-        return module(*(tensor.detach() for tensor in inputs))
 
 
 def flatten(value: Any) -> list[torch.Tensor]:
