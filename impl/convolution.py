@@ -8,7 +8,7 @@ from impl import initialisation
 from impl.correlation import convolve, input_gradient, plan, sum_per_channel, weight_gradient
 from impl.module import Module, check_device, check_dtype
 from impl.padding import PADDING_MODES, border_sources, fold, pad
-from impl.windows import check_images, pair
+from impl.windows import check_images, pair, whole
 
 
 class Conv2d(Module):
@@ -60,7 +60,7 @@ class Conv2d(Module):
     def _check_options(self):
         """Refuse at construction what torch refuses there, and the sizes that it refuses later."""
         for name in ("in_channels", "out_channels", "groups"):
-            if isinstance(getattr(self, name), str | float) or getattr(self, name) < 1:
+            if whole(getattr(self, name), name) < 1:
                 raise ValueError(f"{name} must be a positive integer, not {getattr(self, name)!r}")
         for name in ("in_channels", "out_channels"):
             if getattr(self, name) % self.groups:
@@ -169,7 +169,7 @@ class Conv2d(Module):
         """Return the options that differ from the defaults, written as torch writes them."""
         text = f"{self.in_channels}, {self.out_channels}, "
         text += f"kernel_size={self.kernel_size}, stride={self.stride}"
-        if self.padding not in ((0, 0), "valid"):
+        if self.padding != (0, 0):
             text += f", padding={self.padding}"
         if self.dilation != (1, 1):
             text += f", dilation={self.dilation}"

@@ -19,11 +19,14 @@ Copying windows costs as much as the products if it is done badly, so three thin
   results are dropped when y is written; their gradient is zero.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 BLOCK_BYTES = 1 << 20  # for the unrolled columns of one block; about a core's second-level cache
+
+
+_INFINITE = np.errstate(over="ignore", invalid="ignore")  # inf and NaN are answers, as in torch
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ def plan(channels, kernel, stride, dilation, image, before, padded):
     return Geometry(channels, *sizes, wide, images, rows)
 
 
+@_INFINITE
 def convolve(x, weight, bias, geometry, groups):
     """Return y (N, O, H', W') for x (N, C, H, W), weight (O, C / groups, kh, kw), bias (O,)."""
     g, out_channels = geometry, len(weight)
@@ -147,6 +151,16 @@ def convolve(x, weight, bias, geometry, groups):
 
 def weight_gradient(x, grad, geometry, groups):
     """Return the gradient (O, C / groups, kh, kw) for the weight, given grad (N, O, H', W')."""
+    dweight = _weight_gradient(x, grad, geometry, groups)
+    if geometry.wide > geometry.out[1] and not np.isfinite(dweight).all():
+        # The zeros of the superfluous windows do not silence an infinite pixel: 0 · inf is NaN.
+        narrow = replace(geometry, wide=geometry.out[1])
+        dweight = _weight_gradient(x, grad, narrow, groups)
+    return dweight
+
+
+@_INFINITE
+def _weight_gradient(x, grad, geometry, groups):
     g, out_channels = geometry, grad.shape[1]
     inner = g.channels // groups * g.kernel[0] * g.kernel[1]
     dkernel = np.zeros((groups, inner, out_channels // groups), x.dtype)
@@ -160,6 +174,7 @@ def weight_gradient(x, grad, geometry, groups):
     return dkernel.swapaxes(1, 2).reshape(out_channels, g.channels // groups, *g.kernel)
 
 
+@_INFINITE
 def input_gradient(weight, grad, geometry, groups):
     """Return the gradient (N, C, H, W) for x, given grad (N, O, H', W')."""
     g, out_channels = geometry, len(weight)
@@ -190,6 +205,7 @@ def _transpose(weight, groups):
     return turned.swapaxes(1, 2).reshape(groups * channels, out_channels // groups, kh, kw)
 
 
+@_INFINITE
 def sum_per_channel(grad):
     """Return the sum of grad (N, O, H', W') over all but O.
 

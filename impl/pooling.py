@@ -8,7 +8,7 @@ memory's speed, and the smaller result over the columns: kh + kw operations in p
 import numpy as np
 
 from impl.module import Module
-from impl.windows import axis_taps, check_images, pair, pooled_size
+from impl.windows import axis_taps, check_images, pair, pooled_size, whole
 
 
 class _Geometry:
@@ -67,6 +67,11 @@ class _Pool2d(Module):
                     f"padding must be between 0 and half of the kernel size: "
                     f"padding={self.padding}, kernel_size={self.kernel_size}"
                 )
+
+    def _shown(self, *names):
+        """Return "name=value, ..." as torch prints them: a pair of equal numbers as one."""
+        values = [(name, getattr(self, name)) for name in names]
+        return ", ".join(f"{name}={v[0] if v[0] == v[1] else v}" for name, v in values)
 
     def _geometry(self, image):
         """Return the geometry for images of size image = (H, W), computed once per size."""
@@ -131,7 +136,7 @@ class AvgPool2d(_Pool2d):
         super().__init__(kernel_size, stride, padding, 1, ceil_mode)
         self.count_include_pad = bool(count_include_pad)
         if divisor_override is not None:
-            divisor_override = pair(divisor_override, "divisor_override")[0]
+            divisor_override = whole(divisor_override, "divisor_override")
             if divisor_override == 0:
                 raise ValueError("divisor_override must be not zero")
         self.divisor_override = divisor_override
@@ -159,6 +164,7 @@ class AvgPool2d(_Pool2d):
         same = (divisor == divisor[0, 0]).all()
         return int(divisor[0, 0]) if same else divisor
 
+    @np.errstate(over="ignore", invalid="ignore")  # infinite sums are answers, as in torch
     def forward(self, x):
         """Return the window means (N, C, H', W') of x (N, C, H, W), or the same without N."""
         x = self._floating(x)
@@ -169,6 +175,7 @@ class AvgPool2d(_Pool2d):
         self._cache = geometry, x.shape, x.dtype
         return y
 
+    @np.errstate(over="ignore", invalid="ignore")
     def backward(self, grad_output):
         """Return the gradient for x: each window spreads its own evenly over its elements."""
         g, shape, dtype = self._recall()
@@ -190,7 +197,7 @@ class AvgPool2d(_Pool2d):
 
     def extra_repr(self):
         """Return the sizes as torch shows them, and the options that differ from the defaults."""
-        text = f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+        text = self._shown("kernel_size", "stride", "padding")
         if self.ceil_mode:
             text += ", ceil_mode=True"
         if not self.count_include_pad:
@@ -239,6 +246,7 @@ class MaxPool2d(_Pool2d):
         self._cache = x, geometry
         return (y, _places(x, y, geometry)) if self.return_indices else y
 
+    @np.errstate(over="ignore", invalid="ignore")
     def backward(self, grad_output):
         """Return the gradient for x: each window gives its own to its maximum, and zero elsewhere.
 
@@ -259,10 +267,8 @@ class MaxPool2d(_Pool2d):
 
     def extra_repr(self):
         """Return the sizes and options as torch shows them."""
-        return (
-            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
-            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
-        )
+        sizes = self._shown("kernel_size", "stride", "padding", "dilation")
+        return f"{sizes}, ceil_mode={self.ceil_mode}"
 
 
 def _maxima(x, geometry):

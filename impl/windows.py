@@ -2,7 +2,13 @@
 
 import operator
 
-import numpy as np
+
+def whole(value, name, kind="an int"):
+    """Return value as an int; TypeError naming the option for anything that is no whole number."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be {kind}, not {value!r}") from None
 
 
 def pair(value, name):
@@ -10,13 +16,11 @@ def pair(value, name):
 
     Raises TypeError for anything that is not whole numbers, ValueError for another length.
     """
-    values = tuple(value) if isinstance(value, (tuple, list, np.ndarray)) else (value,)
-    try:
-        values = tuple(operator.index(v) for v in values)
-    except TypeError:
-        raise TypeError(f"{name} must be an int or a pair of ints, not {value!r}") from None
+    kind = "an int or a pair of ints"
+    values = value if isinstance(value, tuple | list) else (value,)
+    values = tuple(whole(v, name, kind) for v in values)
     if len(values) not in (1, 2):
-        raise ValueError(f"{name} must be an int or a pair of ints, not {value!r}")
+        raise ValueError(f"{name} must be {kind}, not {value!r}")
     return values * 2 if len(values) == 1 else values
 
 
