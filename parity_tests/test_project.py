@@ -117,7 +117,7 @@ def test_tox_runs_the_default_version_everywhere_else(tox):
 
 def test_the_lowest_allowed_torch_is_the_oldest_leg():
     bound = next(d for d in pyproject()["project"]["dependencies"] if d.startswith("torch>="))
-    assert bound == f"torch>={min(LEGS, key=release)}"
+    assert release(bound.removeprefix("torch>=")) == min(map(release, LEGS))[:2]
 
 
 def test_the_workflow_runs_listed_versions():
