@@ -303,6 +303,14 @@ def test_hostile_pickles(call, protocol, tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["cifar", "state.npz", "state.pt"]
 
 
+def test_hostile_names_stay_on_one_line():
+    for module, name in (("os\n", "system"), ("o" * 200, "\x1b[31m"), ("", "\n")):
+        text = pickle.dumps((module, name), protocol=2)[2:].replace(b"\x86q\x02.", b"\x93.")
+        with pytest.raises(DataError, match="only NumPy arrays and plain containers") as refusal:
+            restricted_loads(b"\x80\x04" + text)
+        assert str(refusal.value).isprintable()
+
+
 def test_the_hostile_calls_are_real(tmp_path, monkeypatch):
     """The battery would do harm in an ordinary unpickler: else it would prove nothing."""
     monkeypatch.chdir(tmp_path)

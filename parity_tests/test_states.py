@@ -175,6 +175,13 @@ def test_long_lists_are_shortened():
         states.load_into(Plain(), {**states.state_of(Plain()), **{f"n{i}": 1.0 for i in range(50)}})
 
 
+def test_a_name_with_line_breaks_stays_on_one_line():
+    with pytest.raises(DataError) as misfit:
+        states.load_into(Plain(), {**states.state_of(Plain()), "odd\nname": 1.0})
+    assert r"unexpected: odd\nname;" in str(misfit.value)
+    assert "\n" not in str(misfit.value)
+
+
 @pytest.mark.parametrize("what", [3, None, object()])
 def test_what_is_no_model_is_refused(what):
     with pytest.raises(DataError, match="neither params nor state_dict"):
@@ -301,7 +308,7 @@ def test_torch_file_that_claims_more_than_it_holds(tmp_path):
             if name.endswith("data.pkl"):
                 content = content.replace(b"K\x03t", b"J\x00\x65\xcd\x1dt")
             new.writestr(name, content)
-    with pytest.raises(DataError, match="storage '0' claims 500000000 Float values"):
+    with pytest.raises(DataError, match="storage '0' claims 500000000 'Float' values"):
         states.load_torch(path)
 
 
