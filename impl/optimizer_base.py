@@ -141,7 +141,7 @@ class Optimizer:
             raise ValueError(f"{self._name} got {name}={value!r}; it must be a number ≥ 0")
 
     def _gradients(self):
-        """Yield the name of every parameter to step once, with its gradient in its dtype."""
+        """Return (name, gradient) of every parameter to step; all checked before any moves."""
         owners, found = {}, {}
         for name, param in self.model.params.items():
             grad = self.model.grads.get(name)
@@ -151,11 +151,12 @@ class Optimizer:
             key = id(param) if isinstance(param, np.ndarray) else name
             owner = owners.setdefault(key, name)
             grads = found.setdefault(owner, [])
-            if not any(grad is other for other in grads):
+            if not grads or not any(grad is other for other in grads):
                 grads.append(grad)
-        for name, grads in found.items():
-            total = sum(grads[1:], start=grads[0])
-            yield name, self._fitting(name, total)
+        return [
+            (name, self._fitting(name, grads[0] if len(grads) == 1 else sum(grads)))
+            for name, grads in found.items()
+        ]
 
     def _fitting(self, name, grad):
         """Return the gradient in its parameter's dtype, or raise ValueError."""
