@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import impl
 from fixtures import states, weights
 from fixtures.data.base import DataError, DataMissing
 
@@ -81,14 +82,12 @@ def test_ours_writes_and_torch_reads(form, tmp_path):
 
 
 def test_our_modules_and_torch_exchange(form, tmp_path):
-    module = pytest.importorskip("impl.module")
-
-    class Layer(module.Module):
+    class Layer(impl.Module):
         def __init__(self, **arrays):
             self.params.update({k: v for k, v in arrays.items() if not k.startswith("r")})
             self.buffers.update({k: v for k, v in arrays.items() if k.startswith("r")})
 
-    class Net(module.Module):
+    class Net(impl.Module):
         def __init__(self):
             self.first = Layer(weight=np.zeros((2, 3)), bias=np.zeros(2), running=np.ones(2))
             self.again = self.first
@@ -109,6 +108,32 @@ def test_our_modules_and_torch_exchange(form, tmp_path):
     states.load_into(fresh, load(tmp_path / "state"))
     assert equal(states.state_of(fresh), states.state_of(theirs))
     assert np.array_equal(ours.first.params["weight"], theirs.first.weight.detach().numpy())
+
+
+def convolution_net(side):
+    return side.Sequential(
+        side.Conv2d(1, 4, 3),
+        side.BatchNorm2d(4),
+        side.ReLU(),
+        side.AvgPool2d(2),
+        side.Flatten(),
+        side.Linear(4, 2),
+    )
+
+
+def test_a_trained_net_answers_the_same_after_its_journey(form, tmp_path):
+    save, load = form
+    theirs, ours = weights.seeded(convolution_net(torch.nn), 2), convolution_net(impl)
+    save(tmp_path / "theirs", theirs)
+    states.load_into(ours, load(tmp_path / "theirs"))
+    save(tmp_path / "ours", ours)
+    back = convolution_net(torch.nn)
+    states.load_into(back, load(tmp_path / "ours"))
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 1, 5, 5))).float()
+    assert torch.equal(back.eval()(x), theirs.eval()(x))
+    assert equal(states.state_of(ours), states.state_of(theirs))
+    with pytest.raises(DataError, match=r"missing: .*; unexpected: .*; wrongly shaped: 0\.weight"):
+        states.load_into(torch_net(), load(tmp_path / "ours"))
 
 
 def test_a_state_dict_saved_by_torch_alone_is_read(tmp_path):
