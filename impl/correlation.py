@@ -209,9 +209,10 @@ def _transpose(weight, groups):
 def sum_per_channel(grad):
     """Return the sum of grad (N, O, H', W') over all but O.
 
-    NumPy adds pairwise along the last axis alone; over the images it would add one by one, so
-    that short second sum is taken in float64.
+    NumPy adds pairwise, but only along the last axis, and slowly if that is short: short ones are
+    a matrix product with ones. Images would be added one by one, so in float64.
     """
-    n, out_channels, height, width = grad.shape  # spelled out: -1 is undefined for n = 0
-    sums = grad.reshape(n, out_channels, height * width).sum(axis=2)
-    return sums.sum(axis=0, dtype=np.float64).astype(grad.dtype)
+    n, out_channels, height, width = grad.shape
+    lines = grad.reshape(n * out_channels, height * width)
+    sums = lines @ np.ones(height * width, grad.dtype) if height * width < 256 else lines.sum(axis=1)
+    return sums.reshape(n, out_channels).sum(axis=0, dtype=np.float64).astype(grad.dtype)
