@@ -20,8 +20,8 @@ from fixtures.data.base import DataError
 from fixtures.data.pickles import restricted_loads
 
 pytest.importorskip("hypothesis", reason="pip install 'torch-parity[dev]'")
-from hypothesis import HealthCheck, given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 MEGABYTE = 1 << 20
 STATE = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(7)}

@@ -132,7 +132,7 @@ def test_a_trained_net_answers_the_same_after_its_journey(form, tmp_path):
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 1, 5, 5))).float()
     assert torch.equal(back.eval()(x), theirs.eval()(x))
     assert equal(states.state_of(ours), states.state_of(theirs))
-    with pytest.raises(DataError, match=r"missing: .*; unexpected: .*; wrongly shaped: 0\.weight"):
+    with pytest.raises(DataError, match=r"unexpected: 5.*; wrongly shaped: 0\.weight"):
         states.load_into(torch_net(), load(tmp_path / "ours"))
 
 
