@@ -1,5 +1,7 @@
 """Losses on classes: negative log-likelihood and cross-entropy."""
 
+from numbers import Integral, Real
+
 import numpy as np
 
 from impl.losses.base import Loss, buffer, flat_index, split_shape
@@ -18,6 +20,10 @@ class _ClassLoss(Loss):
         self, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean"
     ):
         super().__init__(size_average, reduce, reduction)
+        if not isinstance(ignore_index, Integral):
+            raise ValueError(
+                f"{self._name} got ignore_index={ignore_index!r}; it must be an integer"
+            )
         self.weight, self.ignore_index = weight, ignore_index
 
     def _check_rank(self, prediction):
@@ -139,7 +145,7 @@ class CrossEntropyLoss(_ClassLoss):
         label_smoothing=0.0,
     ):
         super().__init__(weight, size_average, ignore_index, reduce, reduction)
-        if not 0 <= label_smoothing <= 1:
+        if not isinstance(label_smoothing, Real) or not 0 <= label_smoothing <= 1:
             raise ValueError(
                 f"CrossEntropyLoss got label_smoothing={label_smoothing!r}; it must lie in [0, 1]"
             )

@@ -1,5 +1,7 @@
 """The multi-class hinge loss."""
 
+from numbers import Real
+
 import numpy as np
 
 from impl.losses.base import Loss, buffer, flat_index
@@ -25,6 +27,8 @@ class MultiMarginLoss(Loss):
         super().__init__(size_average, reduce, reduction)
         if p not in (1, 2):
             raise ValueError(f"MultiMarginLoss got p={p!r}; only 1 and 2 are possible")
+        if not isinstance(margin, Real):
+            raise ValueError(f"MultiMarginLoss got margin={margin!r}; it must be a number")
         self.p, self.margin, self.weight = p, margin, weight
         if self.weight is not None and self.weight.ndim != 1:
             raise ValueError(
