@@ -113,10 +113,15 @@ def _steps(exam: Examination) -> None:
     moved = [
         _walk(pair, [d.nudged(rng, np.float64) for d in shared], pair.theirs) for _ in range(2)
     ]
+    rough = {f.quantity for f in exam.findings if f.verdict is Verdict.INACCURATE}
     failing = {f.quantity for f in exam.findings if f.failed}
     for k, (own, ref) in enumerate(zip(mine, theirs, strict=True), 1):
         judged = _judge_step(pair, own, ref, [run[k - 1] for run in moved], shared[k - 1])
         for item in judged:
+            if item.verdict is Verdict.MISMATCH and item.judgement is not None:
+                item = _settle(pair, item, shared, k - 1)
+            if item.verdict is Verdict.INACCURATE and item.quantity in rough:
+                continue
             if item.quantity in failing or (failing and item.verdict is Verdict.MISMATCH):
                 return  # said once, where it arose
             if item.verdict in (Verdict.MISMATCH, Verdict.INACCURATE):
@@ -159,10 +164,28 @@ def _judge_step(
             continue
         noise = response(ref, [a for o in moved if (a := o.quantities.get(name)) is not None])
         judged = judge64(own, ref, noise)
-        shrink = None if judged.inside else shrink_ratio(own, ref, own.astype(np.float32), ref)
-        verdict = verdict64(judged, shrink)
+        verdict = verdict64(judged, 1.0)  # refined by the float32 walk where it is outside
         found.append(Judged(name, "float64", verdict, judged, draw, own, ref))
     return found
+
+
+def _settle(pair: Pair, item: Judged, draws: list[Draw], step: int) -> Judged:
+    """Walk the same steps in float32: rounding shrinks with the precision, faults do not."""
+    judged = item.judgement
+    if judged is None or judged.nonfinite or item.mine is None or item.theirs is None:
+        return item
+    narrow = [draw.rounded(np.float32) for draw in draws]
+    runner = pair.subject.spawn("float32")
+    try:
+        mine = _walk(pair, narrow, lambda draw: pair.mine(draw, "float32", runner))
+    except LayerError:
+        return item
+    own = mine[step].quantities.get(item.quantity)
+    ref = _walk(pair, narrow, pair.theirs)[step].quantities.get(item.quantity)
+    shrink = shrink_ratio(item.mine, item.theirs, own, ref)
+    return replace(
+        item, judgement=replace(judged, shrink=shrink), verdict=verdict64(judged, shrink)
+    )
 
 
 def _dropout(exam: Examination) -> None:

@@ -134,7 +134,7 @@ class TorchSide:
                 tensor.requires_grad_(True)
         with _seeded(draw.seed), torch.enable_grad():
             try:
-                outputs = flatten(module(*inputs))
+                outputs = flatten(_call(module, inputs))
             except (Exception, SystemExit) as error:
                 raise LayerError(_first_line(error), "forward") from error
             quantities = self._quantities(module, draw, inputs, outputs)
@@ -197,6 +197,18 @@ class TorchSide:
         if tensor.is_floating_point():
             tensor = tensor.to(DTYPES[dtype])
         return tensor.to(self.device)
+
+
+def _call(module: nn.Module, inputs: list[torch.Tensor]) -> Any:
+    try:
+        return module(*inputs)
+    except RuntimeError as error:
+        # some losses have no derivative for their target and refuse one that asks for it
+        if "not differentiable with respect to" not in str(error):
+            raise
+        for tensor in inputs[1:]:
+            tensor.requires_grad_(False)
+        return module(*inputs)
 
 
 def flatten(value: Any) -> list[torch.Tensor]:
