@@ -1,6 +1,9 @@
 """Two classifiers on the same items: McNemar's tests with equivalence and detectable difference."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -49,27 +52,27 @@ class PredictionComparison:
     notes: tuple[str, ...] = ()
 
     @property
-    def b(self):
+    def b(self) -> int:
         """Items that the first side alone gets right."""
         return self.table[0][1]
 
     @property
-    def c(self):
+    def c(self) -> int:
         """Items that the second side alone gets right."""
         return self.table[1][0]
 
     @property
-    def difference_points(self):
+    def difference_points(self) -> float:
         """Accuracy of the first side minus that of the second, in percentage points."""
         return 100 * self.difference
 
     @property
-    def significant(self):
+    def significant(self) -> bool:
         """Whether the exact McNemar test rejects equal accuracies at level 1 - confidence."""
         return self.p_exact < 1 - self.confidence
 
     @property
-    def statements(self):
+    def statements(self) -> tuple[str, ...]:
         """What the numbers say: about the difference, about equivalence, about the test set."""
         return (
             _difference_sentence(self),
@@ -78,7 +81,7 @@ class PredictionComparison:
             *self.notes,
         )
 
-    def __str__(self):
+    def __str__(self) -> str:
         """The two-by-two table, the p-values and the statements."""
         (a, b), (c, d) = self.table
         mine, theirs = self.names
@@ -103,7 +106,7 @@ class PredictionComparison:
         ]
         return "\n".join(lines)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Every field and statement, ready for JSON; an unbounded limit is None."""
         result = {field.name: plain(getattr(self, field.name)) for field in fields(self)}
         for name in ("b", "c", "difference_points", "significant", "statements"):
@@ -112,8 +115,14 @@ class PredictionComparison:
 
 
 def compare_predictions(
-    mine, theirs, truth, *, margin=0.01, confidence=0.95, names=("mine", "torch")
-):
+    mine: Any,
+    theirs: Any,
+    truth: Any,
+    *,
+    margin: float = 0.01,
+    confidence: float = 0.95,
+    names: tuple[str, str] = ("mine", "torch"),
+) -> PredictionComparison:
     """Compare two sides' predictions for the same items, pair by pair.
 
     mine, theirs: labels (N,), integers, booleans, strings or whole floats; or scores (N, C), of

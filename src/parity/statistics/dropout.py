@@ -4,8 +4,11 @@ Every test is an exact binomial one over counts that are independent when the ma
 small masks and extreme p raise no more alarms than stated; Bonferroni's bound joins them.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -32,24 +35,24 @@ class DropoutCheck:
     patterns: tuple[str, ...]  # faults that can be named, where the masks fail at ALPHA
 
     @property
-    def fraction(self):
+    def fraction(self) -> float:
         """The share of elements kept; 1 - p is wanted."""
         return self.kept / self.total
 
     @property
-    def p_value(self):
+    def p_value(self) -> float:
         """The smallest p-value times the number of tests (Bonferroni), at most 1."""
         return _joint(self.pvalues)
 
-    def passed(self, alpha=ALPHA):
+    def passed(self, alpha: float = ALPHA) -> bool:
         """Whether no test, corrected for their number, rejects at level `alpha`."""
         return self.p_value >= alpha
 
-    def failures(self, alpha=ALPHA):
+    def failures(self, alpha: float = ALPHA) -> list[str]:
         """The names of the tests that reject at level `alpha`, corrected for their number."""
         return [name for name, value in self.pvalues.items() if value * len(self.pvalues) < alpha]
 
-    def __str__(self):
+    def __str__(self) -> str:
         """One sentence at the default level; the failing tests and what was recognised."""
         kept = f"kept {self.kept} of {self.total} = {self.fraction:.4g}, wanted {1 - self.p:.4g}"
         if self.passed():
@@ -58,7 +61,7 @@ class DropoutCheck:
         causes = "; ".join(self.patterns) or "no known pattern"
         return f"dropout mask: wrong ({kept}): {causes}; rejected by {', '.join(self.failures())}"
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Every field and the joint p-value, ready for JSON."""
         return {
             "p": self.p,
@@ -73,7 +76,7 @@ class DropoutCheck:
         }
 
 
-def check_dropout_mask(masks, p):
+def check_dropout_mask(masks: Any, p: float) -> DropoutCheck:
     """Test masks (calls, *), or a sequence of masks (*), one a call, against dropout probability p.
 
     A single mask is given as mask[None]. What is not zero counts as kept, so masks scaled by 1 / (1
@@ -85,7 +88,7 @@ def check_dropout_mask(masks, p):
     Returns a DropoutCheck. Raises ValueError for NaN, masks of different shapes, p outside 0 to 1
     and fewer than 64 elements, which could show nothing.
     """
-    if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= p <= 1:
+    if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= float(p) <= 1:
         raise ValueError(f"p is {p!r}; give the dropout probability, a number from 0 to 1")
     p, kept = float(p), _read_masks(masks)
     tests = {"kept fraction": float(_two_sided(kept.sum(), kept.size, 1 - p))}

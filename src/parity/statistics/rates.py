@@ -1,7 +1,10 @@
 """Rates with their exact intervals, for tables of kills and false alarms."""
 
+from __future__ import annotations
+
 import operator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from scipy import stats
 
@@ -22,21 +25,21 @@ class Rate:
     high: float
     confidence: float
 
-    def __str__(self):
+    def __str__(self) -> str:
         """One phrase: the counts, the rate and its interval, in percent."""
-        if not self.trials:
+        if self.value is None:
             return "0 of 0: nothing was tried"
         return (
             f"{self.successes:,} of {self.trials:,} ({100 * self.value:.4g} %, "
             f"{100 * self.confidence:g} % interval {100 * self.low:.3g} to {100 * self.high:.3g} %)"
         )
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The fields as a dictionary that JSON can hold."""
         return asdict(self)
 
 
-def rate(successes, trials, *, confidence=0.95):
+def rate(successes: int, trials: int, *, confidence: float = 0.95) -> Rate:
     """The rate `successes / trials` with its exact interval (Clopper & Pearson 1934).
 
     Raises TypeError where a count is no integer and ValueError unless 0 <= successes <= trials.

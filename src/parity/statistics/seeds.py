@@ -1,7 +1,11 @@
 """Several seeds together: combined p-values and the spread of the accuracy differences."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -19,7 +23,7 @@ class CombinedPValues:
     stouffer: float
 
 
-def combine_pvalues(pvalues):
+def combine_pvalues(pvalues: Iterable[float]) -> CombinedPValues:
     """Combine p-values (K,) of independent tests (scipy.stats.combine_pvalues).
 
     Fisher 1932 heeds the smallest most; Stouffer 1949 averages. Stouffer's sum is infinite at 0 and
@@ -67,7 +71,7 @@ class SeedComparison:
     confidence: float
 
     @property
-    def statements(self):
+    def statements(self) -> tuple[str, ...]:
         """What the numbers say: the spread, the combined tests, equivalence."""
         return tuple(self._sentences())
 
@@ -95,17 +99,27 @@ class SeedComparison:
             f"(p = {self.equivalence_p:.3g})."
         )
 
-    def __str__(self):
+    def __str__(self) -> str:
         """The statements, one a line."""
         return "\n".join(self.statements)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Every field and statement, ready for JSON."""
         result = {field.name: plain(getattr(self, field.name)) for field in fields(self)}
         return result | {"statements": list(self.statements)}
 
 
-def compare_seeds(comparisons, *, margin=None, confidence=None):
+def _as_table(counts: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
+    (both, first), (second, neither) = counts.tolist()
+    return (both, first), (second, neither)
+
+
+def compare_seeds(
+    comparisons: Sequence[PredictionComparison],
+    *,
+    margin: float | None = None,
+    confidence: float | None = None,
+) -> SeedComparison:
     """Join PredictionComparisons of independent seeds, trained from independent initial weights.
 
     One seed's McNemar test is about two trained models; over seeds the question is the training
@@ -132,7 +146,7 @@ def compare_seeds(comparisons, *, margin=None, confidence=None):
         mean=float(differences.mean()),
         p_fisher=combine_pvalues([one.p_exact for one in comparisons]).fisher,
         p_stouffer=_signed_stouffer([(one.b, one.c) for one in comparisons]),
-        pooled_table=tuple(map(tuple, tables.sum(axis=0).tolist())),
+        pooled_table=_as_table(tables.sum(axis=0)),
         identical=sum(one.identical for one in comparisons),
         margin=margin,
         confidence=confidence,
