@@ -105,7 +105,10 @@ class Pair:
         if label == "magnitudes":
             return log_uniform(spec.shape, rng)
         if label == "extreme":
-            return rng.standard_normal(spec.shape) * 300.0
+            values = rng.standard_normal(spec.shape) * 300.0
+            if len(spec.shape) > 1:  # rows far apart: what is safe for one must be for each
+                values += rng.uniform(-1000, 1000, (spec.shape[0], *[1] * (values.ndim - 1)))
+            return values
         return spec.draw(rng)
 
     def special_values(self) -> list[float]:
