@@ -55,6 +55,24 @@ class _Function(nn.Module):
         return self.function(*inputs)
 
 
+def usable_device(name: str | None) -> torch.device:
+    """Return the torch device of that name, the CPU for None.
+
+    Raises UsageError where torch knows no such device or cannot use it here.
+    """
+    if name is None:
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        text = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"device {name!r} cannot be used here ({text}); 'cpu' always can, 'cuda' needs a GPU"
+        ) from error
+    return device
+
+
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed the CPU generator alone and put it back: torch.manual_seed asks every backend."""
@@ -90,7 +108,7 @@ class TorchSide:
 
     def __init__(self, target: Any, side: str = "theirs", device: str | None = None) -> None:
         self.original = as_module(target, side)
-        self.device = torch.device(device) if device else torch.device("cpu")
+        self.device = usable_device(device)
         self._copies: dict[str, nn.Module] = {}
         self.state = {
             name: tensor.detach().cpu() for name, tensor in self.original.named_parameters()
