@@ -56,19 +56,33 @@ class Case:
         """The names of the checks that apply, one test each."""
         from parity.torch_side import TorchSide
 
-        make_options(self.options)
+        options = make_options(self.options)
         side = TorchSide(self.build_theirs(), "theirs")
         names = ["forward"]
         names += [f"grad_input{i}" for i in self._float_inputs()]
         names += [f"grad_{name}" for name in side.params]
         names += [f"buffer_{name}" for name in side.buffers]
-        names += ["probes", "promises"]
+        names += ["untouched", "layouts"] if "probes" in options.rungs else ["untouched"]
+        if "promises" in options.rungs:
+            names += _promises(side)
         return tuple(names)
 
     def _float_inputs(self) -> list[int]:
         from parity.specs import as_spec
 
         return [i for i, value in enumerate(self.inputs) if not as_spec(value, i).integral]
+
+
+def _promises(side: Any) -> list[str]:
+    """The promises that make sense for a reference: see :mod:`parity.promises`."""
+    names = ["dropout_mask"] if side.dropouts and side.lone else []
+    if not side.dropouts:
+        names.append("repeat")
+    if side.params:
+        names.append("accumulate")
+    if side.params or side.buffers:
+        names.append("step")
+    return names
 
 
 @dataclass(frozen=True, eq=False)

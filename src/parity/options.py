@@ -20,16 +20,16 @@ MODES = ("train", "eval")
 class Options:
     """What :func:`parity.check` may be asked for.
 
-    ``seed`` the first seed, ``seeds`` how many; ``dtypes`` among float64 and float32; ``device``
-    for a torch layer under test; ``modes`` among train and eval; ``weights`` a mapping of names,
-    axis orders or arrays; ``rungs`` among exact, float64, float32, probes, promises;
-    ``expects_zero`` quantities that are zero on purpose (True: all); ``gaps`` {quantity: reason};
-    ``isolate`` run in a process of its own; ``strict`` INACCURATE and UNDECIDED fail too;
-    ``diagnose`` name the cause of a mismatch.
+    ``seed`` the first seed, ``seeds`` how many, or a list of seeds in place of both; ``dtypes``
+    among float64 and float32; ``device`` for a torch layer under test; ``modes`` among train and
+    eval; ``weights`` a mapping of names, axis orders or arrays; ``rungs`` among exact, float64,
+    float32, probes, promises; ``expects_zero`` quantities that are zero on purpose (True: all);
+    ``gaps`` {quantity: reason}; ``isolate`` run in a process of its own; ``strict`` INACCURATE and
+    UNDECIDED fail too; ``diagnose`` name the cause of a mismatch.
     """
 
     seed: int = 0
-    seeds: int = 1
+    seeds: int | tuple[int, ...] = 1
     dtypes: tuple[str, ...] = DTYPES
     device: str | None = None
     modes: tuple[str, ...] | None = None
@@ -47,6 +47,8 @@ class Options:
     @property
     def all_seeds(self) -> tuple[int, ...]:
         """Every seed of the check."""
+        if isinstance(self.seeds, tuple):
+            return self.seeds
         return tuple(range(self.seed, self.seed + self.seeds))
 
     def zero_expected(self, quantity: str) -> bool:
@@ -70,8 +72,13 @@ def make_options(given: Mapping[str, Any]) -> Options:
                 f"unknown option {name!r}{nearest(name, NAMES)}; options: {_list(NAMES)}"
             )
     values = dict(given)
+    if isinstance(values.get("seeds"), (list, tuple, range)):
+        values["seeds"] = tuple(_seed("seed", seed) for seed in values["seeds"])
+        if not values["seeds"]:
+            raise UsageError("seeds is empty; give a number of draws or a list of seeds")
+        values["seed"] = values["seeds"][0]
     for name in ("seed", "seeds"):
-        if name in values:
+        if name in values and not (name == "seeds" and isinstance(values[name], tuple)):
             values[name] = _seed(name, values[name])
     for name, possible in (("dtypes", DTYPES), ("modes", MODES), ("rungs", RUNGS)):
         if values.get(name) is not None:

@@ -2,103 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from parity.cases import Case, Rejects, as_case
-from parity.findings import GRAVITY, Finding, Report, UsageError, Verdict
-from parity.options import nearest
-
-PROMISES = ("untouched", "dtype", "aliasing", "repeat", "accumulate", "step", "dropout_mask")
+from parity.cases import as_case
+from parity.findings import Finding, Report, UsageError, Verdict
+from parity.session import current, is_layout
 
 
 class Check:
-    """One promise of one case: call it with the case, and it raises or skips."""
+    """One promise of one case: call it with the case, and it raises or skips.
 
-    def __init__(self, name: str, session: Session) -> None:
+    ``names`` are all checks of the case, so that every finding belongs to exactly one of them.
+    """
+
+    def __init__(self, name: str, names: Sequence[str]) -> None:
         self.name = name
-        self.session = session
+        self.names = tuple(names)
 
     def __call__(self, case: Any) -> None:
-        """Raise ParityError where the promise is broken; skip where there is nothing to compare."""
+        """Raise ParityError where the promise is broken; skip where there is nothing to compare.
+
+        Raises UsageError where the row itself cannot be checked.
+        """
         __tracebackhide__ = True
-        report = self.session.report(as_case(case))
-        part = self.part(report)
-        self.session.note(part)
-        if part.failures or (part.strict and not part.passed):
+        session = current()
+        try:
+            whole = session.report(as_case(case))
+        except UsageError as error:
+            raise UsageError(str(error)) from None  # the traceback ends in the user's line
+        part = self.part(whole)
+        part = replace(part, rerun=session.rerun(part))
+        session.note(part, self.name)
+        if part.failures or (self.name == self.names[0] and part.strict and part.not_covered):
             part.raise_if_failed()
         if not any(f.verdict in (Verdict.MATCH, Verdict.INACCURATE) for f in part.findings):
-            self.skip(part)
+            self.skip(part, whole)
 
-    def skip(self, part: Report) -> None:
-        """Nothing to compare is a skip, never a pass."""
+    def skip(self, part: Report, whole: Report) -> None:
+        """Raise SkipTest: nothing to compare is a skip, never a pass."""
         import unittest
 
-        reasons = [str(f.evidence.get("message", f.verdict)) for f in part.findings]
+        reasons = [str(f.evidence.get("message") or f.verdict) for f in part.findings]
+        if not reasons and whole.failures:
+            first = whole.failures[0]
+            why = first.evidence.get("message") or f"{first.quantity} is a {first.verdict}"
+            reasons = [f"not judged: {why}"]
         raise unittest.SkipTest(reasons[0] if reasons else f"{self.name}: nothing to compare")
 
     def part(self, report: Report) -> Report:
         """Return the report's findings that this check is about."""
-        chosen = tuple(f for f in report.findings if home(f) == self.name)
-        if self.name in ("forward", "rejects"):  # what has no check of its own is told here
-            names = {c for c in self.session.names.get(report.case, ())}
-            chosen += tuple(f for f in report.findings if home(f) not in names)
-        return Report(
-            report.case,
-            chosen,
-            report.notes,
-            report.covers,
-            report.not_covered,
-            report.strict,
-            self.session.rerun(report.case, self.name),
-            report.versions,
-        )
+        chosen = tuple(f for f in report.findings if home(f, self.names) == self.name)
+        return replace(report, findings=chosen)
 
     def __repr__(self) -> str:
         return f"<check {self.name}>"
 
 
-def home(finding: Finding) -> str:
-    """Return the name of the check that a finding belongs to."""
-    if finding.quantity in PROMISES:
-        return "promises"
-    if finding.evidence.get("probe") and not finding.cause:
+def home(finding: Finding, names: Sequence[str]) -> str:
+    """Return the one check among ``names`` that a finding belongs to."""
+    if is_layout(finding) and "layouts" in names:
+        return "layouts"
+    if finding.quantity in names:
         return finding.quantity
-    return finding.quantity
-
-
-class Session:
-    """Reports of the cases of one test run: each case is examined once for all its checks."""
-
-    def __init__(self) -> None:
-        self.reports: dict[int, Report] = {}
-        self.names: dict[str, tuple[str, ...]] = {}
-        self.overrides: dict[str, Any] = {}
-        self.noted: list[Report] = []
-        self.nodeids: dict[tuple[str, str], str] = {}
-
-    def report(self, case: Case | Rejects) -> Report:
-        """Return the case's report, made when it is first asked for."""
-        key = id(case)
-        if key not in self.reports:
-            self.names[case.id] = case.checks
-            self.reports[key] = case.report(**self.overrides)
-        return self.reports[key]
-
-    def note(self, part: Report) -> None:
-        """Keep the part for the report that the plugin writes."""
-        self.noted.append(part)
-
-    def rerun(self, case: str, check: str) -> str:
-        """Return the command that runs one check again."""
-        node = self.nodeids.get((case, check))
-        if node is None:
-            return ""
-        seed = self.overrides.get("seed", 0)
-        return f"pytest '{node}' --parity-seeds {seed}"
-
-
-SESSION = Session()
+    if finding.quantity == "backward":  # it raised: the first gradient tells
+        return next((name for name in names if name.startswith("grad_")), names[0])
+    return names[0]
 
 
 def parametrize(cases: Iterable[Any]) -> Any:
@@ -107,8 +77,23 @@ def parametrize(cases: Iterable[Any]) -> Any:
     Ids read ``conv2d-stride2-grad_weight``. Raises UsageError for rows that are no cases, and for
     two rows of one id.
     """
-    import pytest
+    __tracebackhide__ = True
+    from parity.plugin import table  # pytest is known to the plugin alone
 
+    try:
+        rows = [(row, check_names(row)) for row in _rows(cases)]
+    except UsageError as error:
+        raise UsageError(str(error)) from None  # the traceback ends in the user's line
+    return table(
+        (row, Check(name, names), f"{row.id}-{name}") for row, names in rows for name in names
+    )
+
+
+def _rows(cases: Iterable[Any]) -> list[Any]:
+    if isinstance(cases, (str, bytes)) or not isinstance(cases, Iterable):
+        raise UsageError(
+            f"parity.parametrize got {type(cases).__name__}; give a list of parity.Case(…) rows"
+        )
     rows = [as_case(row, i) for i, row in enumerate(cases)]
     if not rows:
         raise UsageError("parity.parametrize got no cases; give a list of parity.Case(…) rows")
@@ -117,18 +102,20 @@ def parametrize(cases: Iterable[Any]) -> Any:
         if row.id in seen:
             raise UsageError(f"two cases have the id {row.id!r}; ids must differ")
         seen.add(row.id)
-    params = []
-    for row in rows:
-        SESSION.names[row.id] = row.checks
-        for name in row.checks:
-            params.append(pytest.param(row, Check(name, SESSION), id=f"{row.id}-{name}"))
-    return pytest.mark.parametrize(("case", "check"), params)
+    return rows
 
 
-def gravest(findings: Iterable[Finding]) -> Verdict:
-    """Return the gravest verdict of several findings."""
-    order = {verdict: i for i, verdict in enumerate(GRAVITY)}
-    return min((f.verdict for f in findings), key=lambda v: order[v], default=Verdict.SKIPPED)
+def check_names(row: Any) -> tuple[str, ...]:
+    """Return the names of a row's checks; a row that cannot be built has one that will say so.
+
+    Raises UsageError for options that nobody knows.
+    """
+    try:
+        return tuple(row.checks) or ("forward",)
+    except UsageError as error:
+        raise UsageError(f"case {row.id!r}: {error}") from error
+    except Exception:  # one broken row must not take the other rows of the file with it
+        return ("forward",)
 
 
-__all__ = ["SESSION", "Check", "Session", "gravest", "nearest", "parametrize"]
+__all__ = ["Check", "check_names", "home", "parametrize"]

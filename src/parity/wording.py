@@ -97,12 +97,11 @@ def digits(value: float, other: float) -> str:
 
 def report_text(report: Report) -> str:
     """Return the whole report: verdict first, failures, then what it covers and what not."""
-    shown = _distinct(report)
+    shown = distinct(report)
     counts = ", ".join(f"{n} {verdict}" for verdict, n in report.counts().items())
     state = "PASSED" if report.passed else "FAILED"
     lines = [f"{report.case}: {state} ({counts or 'nothing was compared'})"]
-    blocks = [finding_text(finding, report.rerun) for finding in shown[:MOST]]
-    lines += blocks
+    lines += [finding_text(finding, report.rerun) for finding in shown[:MOST]]
     if len(shown) > MOST:
         lines.append(f"  … and {len(shown) - MOST} more findings (report.findings has them all)")
     if report.covers:
@@ -113,8 +112,8 @@ def report_text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _distinct(report: Report) -> list[Finding]:
-    """One block a quantity and mode: the gravest rung speaks for the others."""
+def distinct(report: Report) -> list[Finding]:
+    """Return one finding a quantity and cause: the gravest rung speaks for the others."""
     kept: dict[tuple[str, str | None, int | None, object], Finding] = {}
     order = {verdict: i for i, verdict in enumerate(GRAVITY)}
     for finding in report.findings:
