@@ -1,0 +1,1 @@
+"""Two training runs side by side: planned, stepped in lockstep, judged, and explained."""

@@ -1,0 +1,208 @@
+"""The float64 run: both sides and the nudged references step by step, nothing kept but verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from parity.draws import Draw
+from parity.ladder import SAFETY64
+from parity.outcomes import Array, LayerError
+from parity.trajectories.batches import Batch
+from parity.trajectories.mine import MyRun, TorchModel
+from parity.trajectories.plan import Plan
+from parity.trajectories.theirs import TorchRun
+from parity.trajectories.tracks import BUILT, Track
+
+NUDGED = 3  # one-ulp runs of the reference: the noise
+KEPT = 64  # steps whose gradients are kept for the diagnosis
+
+
+@dataclass
+class Failure:
+    """User code that raised, or never showed what is needed, and at which step."""
+
+    error: LayerError
+    step: int
+    dtype: str
+
+
+@dataclass
+class Course:
+    """What the float64 run showed."""
+
+    tracks: dict[str, Track] = field(default_factory=dict)
+    mine: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+    noise: list[float] = field(default_factory=list)
+    missing: dict[str, None] = field(default_factory=dict)
+    built: dict[str, None] = field(default_factory=dict)
+    seen: dict[str, None] = field(default_factory=dict)
+    heights: dict[str, float] = field(default_factory=dict)
+    extra: tuple[str, ...] = ()
+    grads: list[tuple[dict[str, Array], dict[str, Array]]] = field(default_factory=list)
+    moved: bool = False
+    adaptive: bool = False
+    failure: Failure | None = None
+    overflow: int | None = None
+    narrow: bool = False
+    warnings: dict[str, None] = field(default_factory=dict)
+
+    def track(self, name: str) -> Track:
+        """Return the track of one quantity, fresh where it is new."""
+        return self.tracks.setdefault(name, Track(name))
+
+    def skips(self, name: str) -> bool:
+        """Whether an adaptive step has turned the rounding noise of a gradient into movement."""
+        if not self.adaptive or name.startswith(("grad_", "buffer_")) or name.endswith(".step"):
+            return False
+        return parameter_of(name) in self.built
+
+    @property
+    def parted(self) -> int | None:
+        """The first step at which anything parted."""
+        return min((t.first.step for t in self.tracks.values() if t.first), default=None)
+
+
+def run64(plan: Plan, start: Draw) -> Course:
+    """Run both sides in float64; user code that raises ends the run as a failure."""
+    lockstep = Lockstep(plan, start)
+    try:
+        lockstep.run()
+    except LayerError as error:
+        lockstep.course.failure = Failure(error, max(lockstep.step, 1), "float64")
+    return lockstep.course
+
+
+class Lockstep:
+    """The hand-written side, the reference, and nudged references, one step at a time."""
+
+    def __init__(self, plan: Plan, start: Draw) -> None:
+        self.plan, self.start, self.step = plan, start, 0
+        self.theirs = TorchRun(plan, "float64", start)
+        self.others = [
+            TorchRun(
+                plan, "float64", start,
+                nudged=np.random.default_rng([start.seed, 6, i]), every_step=True,
+            )
+            for i in range(NUDGED)
+        ]  # fmt: skip
+        self.course = Course(adaptive=self.theirs.adaptive)
+        self.still = {n: np.array(a) for n, a in start.params.items()}
+
+    def run(self) -> None:
+        """Run to the end, to the reference's overflow, or to the first float32 output.
+
+        Raises LayerError where the user's code does.
+        """
+        self.mine = MyRun(self.plan, "float64", self.start)
+        self.course.extra = self.mine.extra()
+        last = 0
+        for epoch, batch in self.plan.batches:
+            if epoch != last:
+                for run in (self.mine, self.theirs, *self.others):
+                    run.end_epoch()
+                last = epoch
+            self.step += 1
+            self._one(batch)
+            if self.course.overflow or self.course.narrow:
+                return
+        self._predictions()
+
+    def _one(self, batch: Batch) -> None:
+        course = self.course
+        value = self.mine.step(batch)
+        masks = self.mine.masks()
+        if self.step == 1:
+            check_masks(self.plan, self.mine)
+        reference = self.theirs.step(batch, masks)
+        moved = [other.step(batch, masks) for other in self.others]
+        course.warnings |= dict.fromkeys(text for _, text in self.mine.outcome.remarks)
+        course.mine.append(value)
+        course.theirs.append(reference)
+        if self.mine.narrow and self.step == 1:
+            course.narrow = True
+            return
+        track = course.track("trajectory")
+        around = [np.array([m]) for m in moved]
+        track.compare(self.step, np.array([value]), np.array([reference]), around)
+        course.noise.append(track.peak)
+        if not np.isfinite(reference):
+            course.overflow = self.step
+            return
+        if self.step <= KEPT:
+            course.grads.append((dict(self.mine.kept_grads), dict(self.theirs.kept_grads)))
+        self._quantities()
+
+    def _quantities(self) -> None:
+        course = self.course
+        own, reference = self.mine.quantities(), self.theirs.quantities()
+        moved = [other.quantities() for other in self.others]
+        units: dict[str, float] = {}
+        for name, array in reference.items():
+            if array.size and array.dtype.kind == "f":
+                size = float(np.abs(array).max())
+                units[kind_of(name)] = max(units.get(kind_of(name), 0.0), size)
+        for name, array in reference.items():
+            course.seen[name] = None
+            bare, unit = parameter_of(name), units.get(kind_of(name), 0.0)
+            if name.startswith("grad_"):
+                self._gradient(bare, array, [m.get(name, array) for m in moved], unit)
+            elif name.startswith("parameter_") and not course.moved:
+                course.moved = not np.array_equal(array, self.still[bare])
+            if name not in own:
+                course.missing[name] = None
+            elif not (course.skips(name)):
+                around = [m[name] for m in moved if name in m]
+                course.track(name).compare(self.step, own[name], array, around, unit)
+
+    def _gradient(self, name: str, grad: Array, others: list[Array], unit: float) -> None:
+        """Remember parameters whose gradient is nothing but rounding, from the first step on."""
+        if not grad.size:
+            return
+        scale = float(np.abs(grad).max())
+        if scale > 0 and not self.course.heights.get(name):
+            noise = max(float(np.abs(other - grad).max()) for other in others)
+            if scale <= BUILT * unit and scale <= SAFETY64 * noise:
+                self.course.built[name] = None
+        self.course.heights[name] = max(scale, self.course.heights.get(name, 0.0))
+
+    def _predictions(self) -> None:
+        """Compare what the trained nets predict in evaluation mode."""
+        runs = (self.mine, self.theirs, *self.others)
+        last = self.plan.batches.epoch(self.plan.batches.epochs - 1)
+        columns = [
+            np.concatenate([np.atleast_1d(run.predict(batch)) for batch in last]) for run in runs
+        ]
+        self.course.track("predictions").compare(self.step, columns[0], columns[1], columns[2:])
+
+
+def kind_of(name: str) -> str:
+    """Return what quantities of one natural size share: gradients, or one slot of the state."""
+    kind = name.partition("_")[0]
+    return name.rpartition(".")[2] if kind == "state" else kind
+
+
+def parameter_of(name: str) -> str:
+    """Return the parameter that a quantity belongs to."""
+    kind, _, bare = name.partition("_")
+    return bare.rpartition(".")[0] if kind == "state" else bare
+
+
+def check_masks(plan: Plan, mine: MyRun) -> None:
+    """Refuse a comparison in which the two sides drop different elements.
+
+    Raises LayerError where the reference has dropout layers and the hand-written side shows fewer
+    masks after its first forward.
+    """
+    if isinstance(mine.runner, TorchModel):
+        return
+    wanted = sum(p > 0 for p in plan.reference.dropouts)
+    have = len(mine.masks())
+    if have < wanted:
+        raise LayerError(
+            f"the reference has {wanted} dropout layers and mine shows {have} masks; keep what "
+            "the last forward kept as layer.mask, a boolean array, so that both drop the same",
+            "dropout mask",
+        )

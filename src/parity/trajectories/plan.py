@@ -1,0 +1,153 @@
+"""What a training check was asked for, validated once: the plan that every run follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from parity.adapting import adapt, is_torch_module, name_map
+from parity.draws import Draw, random_weights
+from parity.findings import UsageError
+from parity.options import Options, make_options
+from parity.outcomes import Array
+from parity.subjects import NameMap, Subject
+from parity.torch_side import TorchSide, as_module
+from parity.trajectories.batches import Batches
+
+# what a single layer can be asked for and a training run cannot
+ELSEWHERE = ("device", "isolate", "memory", "modes", "rungs", "timeout")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Both sides of a training run and what they are trained on."""
+
+    subject: Subject
+    reference: TorchSide
+    my_loss: Subject
+    their_loss: Any
+    my_optimizer: Callable[[Any], Any]
+    their_optimizer: Callable[[Any], Any]
+    batches: Batches
+    options: Options
+    names: NameMap = field(default_factory=NameMap)
+    fixed: Mapping[str, Array] = field(default_factory=dict)
+    my_scheduler: Callable[[Any], Any] | None = None
+    their_scheduler: Callable[[Any], Any] | None = None
+    originals: tuple[Any, ...] = ()
+    case: str = "training"
+
+    def start(self, seed: int) -> Draw:
+        """Return the weights that both sides start from.
+
+        The reference's own for the first seed; further seeds draw others near them.
+        """
+        params, buffers = self.reference.params, self.reference.buffers
+        if seed != self.options.seed:
+            params, buffers = random_weights(params, buffers, np.random.default_rng([seed, 5]))
+        params = dict(params) | {n: a for n, a in self.fixed.items() if n in params}
+        return Draw((), params=params, buffers=dict(buffers), seed=seed)
+
+
+def make_plan(
+    model: Any,
+    reference: Any,
+    loss: Any,
+    optimizer: Any,
+    batches: Any,
+    epochs: Any,
+    scheduler: Any,
+    given: Mapping[str, Any],
+) -> Plan:
+    """Return the validated plan.
+
+    Raises UsageError for what cannot be trained, NotImplementedError for options that only
+    :func:`parity.check` has.
+    """
+    for name in ELSEWHERE:
+        if given.get(name) is not None and given[name] is not False:
+            raise NotImplementedError(f"check_training does not support the option {name!r}")
+    options = make_options(given)
+    if not is_torch_module(reference):
+        raise UsageError(
+            f"reference is {type(reference).__name__}; it must be an instance of torch.nn.Module"
+        )
+    theirs = TorchSide(reference, "reference")
+    if not theirs.params:
+        raise UsageError("the reference has no parameters: there is nothing to train")
+    subject = adapt(model, options)
+    names, fixed = name_map(subject, options.weights)
+    losses = _pair("loss", loss, "loss=(MyLoss(), torch.nn.CrossEntropyLoss())")
+    makers = _pair(
+        "optimizer",
+        optimizer,
+        "optimizer=(lambda model: MySGD(model, lr=0.1), "
+        "lambda params: torch.optim.SGD(params, lr=0.1))",
+    )
+    steppers = (None, None) if scheduler is None else _pair(
+        "scheduler", scheduler, "scheduler=(lambda optimizer: …, lambda optimizer: …)"
+    )  # fmt: skip
+    for what, side, made in (
+        ("optimizer", 0, makers[0]),
+        ("optimizer", 1, makers[1]),
+        ("scheduler", 0, steppers[0]),
+        ("scheduler", 1, steppers[1]),
+    ):
+        if made is not None and (
+            not callable(made) or (hasattr(made, "step") and not _is_type(made))
+        ):
+            raise UsageError(
+                f"{what}[{side}] is {type(made).__name__}; give a factory that makes one for "
+                f"the harness's own copy: lambda {'model' if what == 'optimizer' else what}: …"
+            )
+    return Plan(
+        subject=subject,
+        reference=theirs,
+        my_loss=_loss_subject(losses[0], options),
+        their_loss=as_module(_made(losses[1]), "loss[1]"),
+        my_optimizer=makers[0],
+        their_optimizer=makers[1],
+        batches=Batches(batches, _epochs(epochs)),
+        options=options,
+        names=names,
+        fixed=fixed,
+        my_scheduler=steppers[0],
+        their_scheduler=steppers[1],
+        originals=(model, reference),
+        case=options.case or f"training {subject.title}",
+    )
+
+
+def _is_type(value: Any) -> bool:
+    return isinstance(value, type)
+
+
+def _made(loss: Any) -> Any:
+    return loss() if isinstance(loss, type) else loss
+
+
+def _pair(what: str, value: Any, example: str) -> tuple[Any, Any]:
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        return value[0], value[1]
+    given = "nothing" if value is None else type(value).__name__
+    raise UsageError(f"{what} is {given}; it must be a pair (mine, theirs): {example}")
+
+
+def _epochs(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise UsageError(f"epochs is {value!r}; it must be a positive integer")
+    return int(value)
+
+
+def _loss_subject(loss: Any, options: Options) -> Subject:
+    try:
+        return adapt(loss, options)
+    except UsageError as error:
+        raise UsageError(
+            f"loss[0] is {getattr(loss, '__name__', type(loss).__name__)}, which no adapter "
+            "takes; it needs forward(prediction, target) and backward(grad_output=1.0), or "
+            "parity.functions(forward, backward)"
+        ) from error

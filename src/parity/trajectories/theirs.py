@@ -1,0 +1,196 @@
+"""One training run of the reference: plain, nudged by an ulp at every step, or permuted."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from parity.draws import Draw
+from parity.findings import UsageError
+from parity.outcomes import Array
+from parity.torch_side import DTYPES, flatten
+from parity.trajectories.batches import Batch
+from parity.trajectories.plan import Plan
+
+PLAIN = ("SGD", "ASGD")  # every other optimizer divides by what it has seen of the gradient
+
+
+def nudge(array: Array, rng: np.random.Generator, dtype: str) -> Array:
+    """Move every value but 0 to a neighbouring number of ``dtype``.
+
+    Rounding never moves an exact zero, and zeros are where the kinks of ReLU are.
+    """
+    narrow = array.astype(dtype)
+    target = np.where(rng.random(narrow.shape) < 0.5, -np.inf, np.inf).astype(dtype)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        moved = np.nextafter(narrow, target)
+    moved[narrow == 0] = 0
+    return np.asarray(moved)
+
+
+class TorchRun:
+    """A copy of the reference with its loss and optimizer, in one precision.
+
+    ``nudged`` draws one-ulp moves for the start and every batch, and with ``every_step`` for the
+    weights at every step; ``permuted`` shuffles the items of every batch; ``rounded`` rounds the
+    batches through float32 first.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        dtype: str,
+        start: Draw,
+        *,
+        nudged: np.random.Generator | None = None,
+        permuted: np.random.Generator | None = None,
+        every_step: bool = False,
+        rounded: bool = False,
+    ) -> None:
+        self.plan, self.dtype = plan, dtype
+        self.nudged, self.permuted = nudged, permuted
+        self.every_step, self.rounded = every_step, rounded
+        self.module = copy.deepcopy(plan.reference.copy(dtype))
+        self.loss = copy.deepcopy(plan.their_loss).to(DTYPES[dtype])
+        plan.reference._load(self.module, start, dtype)
+        self._nudge_weights()
+        self.named = dict(self.module.named_parameters())
+        given = list(self.module.parameters())
+        self.optimizer = plan.their_optimizer(given)
+        _check_optimizer(self.optimizer, given)
+        self.scheduler = None
+        if plan.their_scheduler is not None:
+            self.scheduler = plan.their_scheduler(self.optimizer)
+        self.kept_grads: dict[str, Array] = {}
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether steps divide by the gradient's size, so that rounding noise becomes a step."""
+        return type(self.optimizer).__name__ not in PLAIN
+
+    def _nudge_weights(self) -> None:
+        if self.nudged is None:
+            return
+        with torch.no_grad():
+            for parameter in self.module.parameters():
+                if parameter.is_floating_point():
+                    array = nudge(parameter.numpy(), self.nudged, self.dtype)
+                    parameter.copy_(torch.from_numpy(array))
+
+    def _seen(self, batch: Batch, masks: tuple[Array, ...]) -> tuple[Batch, tuple[Array, ...]]:
+        if self.rounded:
+            with np.errstate(over="ignore"):
+                batch = batch.map(lambda a: a.astype(np.float32).astype(np.float64))
+        if self.permuted is not None and batch.rows is not None:
+            order = self.permuted.permutation(batch.rows)
+            batch = batch.permuted(order)
+            masks = tuple(m[order] if len(m) == len(order) else m for m in masks)
+        if self.nudged is not None:
+            rng = self.nudged
+            batch = batch.map(lambda a: nudge(a, rng, self.dtype))
+        return batch, masks
+
+    def step(self, batch: Batch, masks: tuple[Array, ...] = ()) -> float:
+        """Make one optimizer step in training mode; return the loss before it.
+
+        Raises UsageError where the reference or its loss refuses the batch.
+        """
+        batch, masks = self._seen(batch, masks)
+        if self.every_step:
+            self._nudge_weights()
+        self.module.train()
+        self.share(masks)
+        # both sides start every step from nothing, whatever zero_grad means in this version
+        for parameter in self.named.values():
+            parameter.grad = None
+        try:
+            value = self.loss(self._output(batch), self._tensor(batch.target))
+            if value.numel() != 1:
+                raise UsageError(
+                    f"loss[1] returned shape {tuple(value.shape)}; training needs a single number"
+                )
+            if value.requires_grad:
+                value.backward()
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if isinstance(error, UsageError):
+                raise
+            text = str(error).strip().partition("\n")[0]
+            raise UsageError(
+                f"the reference refuses the batch (x {batch.inputs[0].shape}, "
+                f"y {batch.target.shape} {batch.target.dtype}): {text}"
+            ) from error
+        self.kept_grads = {
+            n: p.grad.detach().numpy().copy() for n, p in self.named.items() if p.grad is not None
+        }
+        self.optimizer.step()
+        return float(value.detach())
+
+    def _output(self, batch: Batch) -> torch.Tensor:
+        outputs = flatten(self.module(*(self._tensor(a) for a in batch.inputs)))
+        if len(outputs) != 1:
+            raise UsageError(f"the reference returned {len(outputs)} tensors; one is wanted")
+        return outputs[0]
+
+    def _tensor(self, array: Array) -> torch.Tensor:
+        tensor = torch.from_numpy(np.array(array, order="C"))
+        return tensor.to(DTYPES[self.dtype]) if tensor.is_floating_point() else tensor
+
+    def share(self, masks: tuple[Array, ...]) -> None:
+        """Give the dropout layers the hand-written side's keep masks, in order."""
+        layers = [m for m in self.module.modules() if type(m).__name__ == "_SharedMask"]
+        for layer, mask in zip(layers, masks, strict=False):
+            layer.keep = torch.from_numpy(np.ascontiguousarray(mask))
+
+    def end_epoch(self) -> None:
+        """Step the scheduler where there is one."""
+        if self.scheduler is not None:
+            self.scheduler.step()
+
+    def predict(self, batch: Batch) -> Array:
+        """Return the output in evaluation mode."""
+        if self.rounded:
+            batch = batch.map(lambda a: a.astype(np.float32).astype(np.float64))
+        self.module.eval()
+        with torch.no_grad():
+            return np.array(self._output(batch).numpy())
+
+    def quantities(self) -> dict[str, Array]:
+        """Return gradients, parameters, buffers and optimizer state; some are live views."""
+        found = {f"grad_{n}": a for n, a in self.kept_grads.items()}
+        found |= {f"parameter_{n}": p.detach().numpy() for n, p in self.named.items()}
+        found |= {f"buffer_{n}": b.detach().numpy() for n, b in self.module.named_buffers()}
+        for name, slots in state_of(self.optimizer, self.module).items():
+            found |= {f"state_{name}.{slot}": array for slot, array in slots.items()}
+        return found
+
+
+def state_of(optimizer: Any, module: nn.Module) -> dict[str, dict[str, Array]]:
+    """Return name → {slot: array} of a torch optimizer."""
+    state: Any = getattr(optimizer, "state", {})
+    found: dict[str, dict[str, Array]] = {}
+    for name, parameter in module.named_parameters():
+        for slot, value in state.get(parameter, {}).items():
+            if isinstance(value, torch.Tensor):
+                found.setdefault(name, {})[slot] = value.detach().numpy()
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                found.setdefault(name, {})[slot] = np.asarray(value)
+    return found
+
+
+def _check_optimizer(optimizer: Any, given: list[nn.Parameter]) -> None:
+    groups = getattr(optimizer, "param_groups", None)
+    if not callable(getattr(optimizer, "step", None)) or groups is None:
+        raise UsageError(
+            f"optimizer[1] made {type(optimizer).__name__}; the factory takes parameters and "
+            "returns a torch optimizer: lambda params: torch.optim.SGD(params, lr=0.1)"
+        )
+    known = {id(parameter) for parameter in given}
+    if any(id(p) not in known for group in groups for p in group["params"]):
+        raise UsageError(
+            "optimizer[1] holds parameters of another module; use those the factory is given: "
+            "lambda params: torch.optim.SGD(params, lr=0.1)"
+        )
