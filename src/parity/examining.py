@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from parity.draws import Draw
-from parity.findings import FAILING, Cause, Finding, Report, Verdict, unique
+from parity.findings import FAILING, Cause, Finding, Report, UsageError, Verdict, unique
+from parity.guarding import Watch, seeds
 from parity.ladder import EPS64, largest, response
 from parity.outcomes import Array, LayerError, Outcome
 from parity.pair import Judged, Pair
@@ -55,6 +56,13 @@ class Examination:
                 facts["ratio_to_torch"] = j.error / j.yardstick
         if judged.message:
             facts["message"] = judged.message
+        if judged.verdict in FAILING and not any(
+            f.quantity == judged.quantity and "heat" in f.evidence for f in self.findings
+        ):
+            from parity.reporting.heat import error_map
+
+            heat = error_map(judged.mine, judged.theirs)
+            facts |= {"heat": heat} if heat else {}
         finding = Finding(
             case=self.pair.case,
             quantity=judged.quantity,
@@ -86,6 +94,8 @@ class Examination:
             "upstream_modified": "untouched",
             "wrong_dtype": "dtype",
             "view_of_input": "aliasing",
+            "changes_global_state": "globals",
+            "floods_output": "printing",
         }
         for name, text in dict.fromkeys(outcome.remarks):
             if name == "warning":
@@ -116,14 +126,62 @@ class Examination:
             traceback=trace,
         )
 
+    def behaviour(self, changed: list[str], drawn: list[str], forked: bool) -> None:
+        """Keep what the layer did to the process: settings, random generators, copies of it."""
+
+        def fault(quantity: str, name: str, text: str) -> None:
+            if not any(f.quantity == quantity for f in self.findings):
+                draw = Draw((), seed=self.pair.options.seed)
+                verdict = Verdict.MISMATCH
+                self.add(
+                    Judged(quantity, "float64", verdict, None, draw, None, None, text, (name, text))
+                )
+
+        if changed:
+            fault("globals", "changes_global_state", f"changes {', '.join(changed)} for everybody")
+        if forked:
+            fault("processes", "forks", "forks, and comes back from its pass in both processes")
+        if not drawn or self.pair.reference.dropouts:
+            return
+        try:
+            runner, draw = (
+                self.pair.subject.spawn("float64"),
+                self.pair.draw(self.pair.options.seed),
+            )
+        except (LayerError, UsageError):
+            return
+        # only after something moved, so that the usual check does not pay for it
+        seeded = seeds(lambda: self.pair.mine(draw, "float64", runner), drawn)
+        if seeded:
+            text = f"seeds the global random generator of {', '.join(seeded)} in every pass"
+            fault("globals", "seeds_global_random_state", text)
+        else:
+            self.notes.append(f"mine reads the global random generator of {', '.join(drawn)}")
+
 
 def examine(pair: Pair, mine: Any, theirs: Any) -> Report:
-    """Return the report on ``pair``; ``mine`` and ``theirs`` are the objects as given."""
+    """Return the report on ``pair``; ``mine`` and ``theirs`` are the objects as given.
+
+    Global settings and random generators are left as they were, whatever the layer does.
+    """
+    watch = Watch()
+    exam = Examination(pair)
+    try:
+        _examine(exam, mine, theirs)
+    finally:
+        changed, drawn, forked = watch.restore(), watch.drawn(), watch.forked()
+        watch.restore_random()
+    exam.behaviour(changed, drawn, forked)
+    watch.restore_random()
+    return _report(exam)
+
+
+def _examine(exam: Examination, mine: Any, theirs: Any) -> None:
+    """Fill ``exam``: draws, rungs, probes, promises, and causes where something failed."""
     from parity.probes import probe
     from parity.promises import keep_promises
 
-    exam = Examination(pair)
-    options = pair.options
+    pair, options = exam.pair, exam.pair.options
     if _same(mine, theirs, pair):
         _vacuous(exam, "both", "both sides are the same object or the same code")
     reached = True
@@ -146,7 +204,6 @@ def examine(pair: Pair, mine: Any, theirs: Any) -> Report:
     _close_gaps(exam)
     if options.diagnose:
         _diagnose(exam)
-    return _report(exam)
 
 
 class _ReferenceRefused(Exception):
@@ -384,4 +441,3 @@ def _report(exam: Examination) -> Report:
         strict=options.strict,
         versions=versions(),
     )
-

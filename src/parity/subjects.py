@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import io
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -15,6 +17,7 @@ import numpy as np
 from parity.casting import cast_copy, plain_mapping, walk
 from parity.draws import Draw
 from parity.findings import UsageError
+from parity.guarding import end_copy
 from parity.outcomes import Array, LayerError, Outcome, forward_names
 
 
@@ -331,10 +334,49 @@ class FunctionSubject:
         return FunctionRunner(self.pair)
 
 
+class _Bytes(io.RawIOBase):
+    """What ``sys.stdout.buffer`` is while printing is held back."""
+
+    def __init__(self) -> None:
+        self.printed = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.printed += len(data)
+        return len(data)
+
+
+class _Discarded(io.TextIOBase):
+    """Takes any amount of text and keeps only its length."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self.buffer = _Bytes()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.buffer.printed += len(text)
+        return len(text)
+
+
+FLOOD = 2**20  # characters that one pass may print before it is a finding
+ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+
+
 @contextmanager
 def quietly(remarks: list[tuple[str, str]]) -> Iterator[None]:
-    """Run somebody's code: its warnings become remarks, its printing is held back."""
-    out = io.StringIO()
+    """Run somebody's code: its warnings become remarks, its printing is held back.
+
+    What it does to NumPy's error handling and to the process (a fork that comes back twice) is
+    seen here; other global settings are watched once an examination.
+    """
+    out = _Discarded()
+    pid = os.getpid()
     with (
         warnings.catch_warnings(record=True) as caught,
         np.errstate(all="warn", under="ignore"),
@@ -342,12 +384,47 @@ def quietly(remarks: list[tuple[str, str]]) -> Iterator[None]:
         redirect_stderr(out),
     ):
         warnings.simplefilter("always")
-        yield
+        try:
+            yield
+        finally:
+            if os.getpid() != pid:
+                end_copy(pid)
+        if np.geterr() != ERRORS:
+            text = f"changed np.seterr to {np.geterr()}"
+            remarks.append(("changes_global_state", text))
+    if out.buffer.printed > FLOOD:
+        remarks.append(("floods_output", f"printed {out.buffer.printed / 2**20:.0f} MiB in a pass"))
     for warning in caught:
         text = str(warning.message).partition("\n")[0]
         remarks.append(("warning", f"{warning.category.__name__}: {text}"))
 
 
+def _contained(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn whatever somebody's object raises, in any of its attributes, into a LayerError."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        try:
+            return function(*arguments, **named)
+        except (LayerError, UsageError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            phase = "backward" if function.__name__ == "backward" else "forward"
+            raise LayerError(said(error), phase) from error
+
+    return call
+
+
+def said(error: BaseException) -> str:
+    """Return an exception's type and first line; its own text may raise."""
+    try:
+        text = str(error).strip().partition("\n")[0]
+    except Exception:
+        text = "(its message cannot be read)"
+    return f"{type(error).__name__}: {text}"
+
+
+@_contained
 def run(runner: Runner, draw: Draw, dtype: str, names: NameMap | None = None) -> Outcome:
     """Run one forward and backward pass of the hand-written side on ``draw`` in ``dtype``.
 
@@ -376,6 +453,7 @@ def run(runner: Runner, draw: Draw, dtype: str, names: NameMap | None = None) ->
     return outcome
 
 
+@_contained
 def backward(runner: Runner, draw: Draw, outcome: Outcome, dtype: str, names: NameMap) -> None:
     """Run the backward pass of ``draw`` and add its gradients to ``outcome``."""
     upstream = []
@@ -479,9 +557,10 @@ def guarded(phase: str, outcome: Outcome, call: Callable[..., Any], *arguments: 
             return call(*arguments)
     except UsageError:
         raise
-    except (Exception, SystemExit) as error:
-        text = str(error).strip().partition("\n")[0]
-        raise LayerError(f"{type(error).__name__}: {text}", phase) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, and pytest's own skip and fail
+        raise LayerError(said(error), phase) from error
 
 
 def _observe_outputs(
