@@ -1,0 +1,250 @@
+"""Hypotheses that change the numbers: a parameter ignored, flipped or swapped, another mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from parity.diagnosis.rearranged import _bfloat16, _float16, _float32
+from parity.diagnosis.registry import Hypothesis, hypotheses, late_hypotheses
+from parity.diagnosis.trials import Quantities, Trial
+from parity.outcomes import Array
+from parity.pair import Pair
+
+Change = Callable[[Array], Array]
+
+
+def with_param(trial: Trial, name: str, array: Array, module: Any = None) -> Quantities | None:
+    """Run the reference with one parameter replaced."""
+    return trial.run(module, params={**trial.draw.params, name: array})
+
+
+def _renamed(name: str, change: Change, back: Change | None) -> Callable[[Trial], Quantities | None]:
+    """Predict a pass with ``change(param)``; ``back`` takes its gradient to the given layout."""
+
+    def predict(trial: Trial) -> Quantities | None:
+        found = with_param(trial, name, change(trial.draw.params[name]))
+        key = f"grad_{name}"
+        if found is None or back is None or found.get(key) is None:
+            return found
+        return {**found, key: back(found[key])}  # type: ignore[arg-type]
+
+    return predict
+
+
+@hypotheses
+def other_mode(pair: Pair) -> Iterator[Hypothesis]:
+    """Training where torch evaluates, and the other way round."""
+    if pair.reference.buffers or pair.reference.dropouts:
+        yield Hypothesis("wrong_mode", "training and evaluation mode are exchanged", _switched)
+        yield Hypothesis(
+            "wrong_mode",
+            "in evaluation mode it behaves exactly as in training",
+            lambda t: t.theirs if t.draw.training else _switched(t),
+        )
+        yield Hypothesis(
+            "wrong_mode",
+            "in training mode it behaves exactly as in evaluation",
+            lambda t: _switched(t) if t.draw.training else t.theirs,
+        )
+
+
+def _switched(trial: Trial) -> Quantities | None:
+    masks = trial.draw.masks
+    out = trial.get("forward")
+    if not masks and trial.pair.reference.lone and out is not None and out.shape == trial.x.shape:
+        masks = ((out != 0) | (trial.x == 0),)
+    return trial.run(training=not trial.draw.training, masks=masks)
+
+
+@hypotheses
+def ignored_parameters(pair: Pair) -> Iterator[Hypothesis]:
+    """A bias that is not added, added twice or subtracted; a scale that is not applied."""
+    for name, array in pair.reference.params.items():
+        short = name.rpartition(".")[2]
+        if array.ndim != 1:
+            continue
+        if "bias" in short:
+            for cause, text, change in (
+                ("bias_ignored", "is not added", np.zeros_like),
+                ("bias_added_twice", "is added twice", lambda a: 2 * a),
+                ("bias_subtracted", "is subtracted", np.negative),
+            ):
+                yield Hypothesis(
+                    cause, f"the {name} {text}", _renamed(name, change, None)
+                )
+        else:
+            for cause, text, change in (
+                (f"{short}_ignored", "is not applied", np.ones_like),
+                (f"{short}_applied_twice", "is applied twice", np.square),
+                (f"{short}_divided", "divides where it should multiply", np.reciprocal),
+            ):
+                yield Hypothesis(
+                    cause, f"the {name} {text}", _renamed(name, change, None)
+                )
+
+
+@hypotheses
+def rearranged_parameters(pair: Pair) -> Iterator[Hypothesis]:
+    """A weight that is transposed, or a kernel that is flipped."""
+    for name, array in pair.reference.params.items():
+        if array.ndim == 2 and array.shape[0] == array.shape[1]:
+            yield Hypothesis(
+                "transposed",
+                f"it computes with {name} transposed",
+                _renamed(name, np.transpose, np.transpose),
+            )
+        if array.ndim < 3:
+            continue
+        spatial = tuple(range(2, array.ndim))
+        for axes in [spatial, *([(axis,) for axis in spatial] if len(spatial) > 1 else [])]:
+            which = "" if axes == spatial else f" along axis {axes[0]}"
+
+            def flip(a: Array, axes: tuple[int, ...] = axes) -> Array:
+                return np.flip(a, axes)
+
+            yield Hypothesis(
+                "kernel_flipped",
+                f"it convolves with the kernel flipped{which}: torch's is a cross-correlation",
+                _renamed(name, flip, flip),
+            )
+        for first, second in combinations(range(array.ndim), 2):
+            if array.shape[first] == array.shape[second]:
+
+                def swap(a: Array, i: int = first, j: int = second) -> Array:
+                    return np.swapaxes(a, i, j)
+
+                yield Hypothesis(
+                    "kernel_transposed",
+                    f"it computes with axes {first} and {second} of {name} exchanged",
+                    _renamed(name, swap, swap),
+                )
+
+
+@hypotheses
+def swapped(pair: Pair) -> Iterator[Hypothesis]:
+    """Two parameters, buffers or inputs of one shape exchanged."""
+    for field, store in (("params", pair.reference.params), ("buffers", pair.reference.buffers)):
+        for first, second in combinations(store, 2):
+            if store[first].shape == store[second].shape and store[first].ndim:
+
+                def predict(
+                    t: Trial, field: str = field, a: str = first, b: str = second
+                ) -> Quantities | None:
+                    held: Mapping[str, Array] = getattr(t.draw, field)
+                    found = t.run(**{field: {**held, a: held[b], b: held[a]}})
+                    key = "grad_" if field == "params" else "buffer_"
+                    if found is None:
+                        return None
+                    return {**found, key + a: found.get(key + b), key + b: found.get(key + a)}
+
+                yield Hypothesis(
+                    "parameters_swapped" if field == "params" else "buffers_swapped",
+                    f"{first} and {second} are exchanged",
+                    predict,
+                )
+    for i, j in combinations(range(len(pair.specs)), 2):
+        if pair.specs[i].shape == pair.specs[j].shape and pair.specs[i].kind == pair.specs[j].kind:
+
+            def exchanged(t: Trial, i: int = i, j: int = j) -> Quantities | None:
+                inputs = list(t.draw.inputs)
+                inputs[i], inputs[j] = inputs[j], inputs[i]
+                found = t.run(inputs=tuple(inputs))
+                a, b = f"grad_input{i}", f"grad_input{j}"
+                return found and {**found, a: found.get(b), b: found.get(a)}
+
+            yield Hypothesis("inputs_swapped", f"inputs {i} and {j} are exchanged", exchanged)
+
+
+ROUNDINGS = (("float32", _float32), ("float16", _float16), ("bfloat16", _bfloat16))
+
+
+@late_hypotheses
+def rounded_numbers(pair: Pair) -> Iterator[Hypothesis]:
+    """Inputs, parameters or upstream gradients rounded to a narrower type on the way in."""
+    for label, narrow in ROUNDINGS:
+
+        def cut(a: Array | None, narrow: Change = narrow) -> Array | None:
+            return narrow(a) if a is not None and a.dtype.kind == "f" else a
+
+        for what, change in (
+            ("the input", lambda t, cut=cut: {"inputs": tuple(map(cut, t.draw.inputs))}),
+            ("the upstream gradient", lambda t, cut=cut: {"upstream": tuple(map(cut, t.draw.upstream))}),
+            ("every parameter",
+             lambda t, cut=cut: {"params": {n: cut(a) for n, a in t.draw.params.items()}}),
+            ("everything", lambda t, cut=cut: {
+                "inputs": tuple(map(cut, t.draw.inputs)),
+                "upstream": tuple(map(cut, t.draw.upstream)),
+                "params": {n: cut(a) for n, a in t.draw.params.items()},
+            }),
+        ):  # fmt: skip
+            yield Hypothesis(
+                f"rounded_through_{label}",
+                f"{what} is rounded through {label}",
+                lambda t, c=change: t.run(**c(t)),
+            )
+
+
+@late_hypotheses
+def other_upstream(pair: Pair) -> Iterator[Hypothesis]:
+    """An upstream gradient that is ignored, summed or signed; a derivative at another place."""
+    changes: tuple[tuple[str, str, Change], ...] = (
+        ("upstream_ignored", "backward ignores the upstream gradient: it takes ones", np.ones_like),
+        ("upstream_averaged", "backward takes the mean of the upstream gradient",
+         lambda g: np.full_like(g, g.mean())),
+        ("upstream_summed", "backward takes the sum of the upstream gradient",
+         lambda g: np.full_like(g, g.sum())),
+        ("upstream_squared", "backward applies the upstream gradient twice", np.square),
+        ("upstream_absolute", "backward takes the upstream gradient's magnitude", np.abs),
+    )  # fmt: skip
+    for cause, text, change in changes:
+        yield Hypothesis(
+            cause,
+            text,
+            lambda t, c=change: t.run(
+                upstream=tuple(None if g is None else c(g) for g in t.draw.upstream)
+            ),
+        )
+    if len(pair.specs) == 1 and pair.reference.lone:
+        yield Hypothesis(
+            "derivative_at_output",
+            "backward takes the derivative at the output, torch at the input",
+            lambda t: {
+                n: a
+                for n, a in (t.run(inputs=(t.theirs["forward"],)) or {}).items()
+                if n.startswith("grad_")
+            }
+            | {"forward": t.theirs["forward"]},
+        )
+
+
+@late_hypotheses
+def changed_inputs(pair: Pair) -> Iterator[Hypothesis]:
+    """An input in another order, sign or layout than torch reads it."""
+    for i, spec in enumerate(pair.specs):
+        if spec.integral or not spec.shape:
+            continue
+        for cause, text, change in _input_changes(len(spec.shape)):
+
+            def predict(t: Trial, i: int = i, c: Change = change) -> Quantities | None:
+                inputs = list(t.draw.inputs)
+                inputs[i] = c(inputs[i])
+                return t.run(inputs=tuple(inputs))
+
+            yield Hypothesis(cause, f"input {i} is taken {text}", predict)
+
+
+def _input_changes(ndim: int) -> Iterator[tuple[str, str, Change]]:
+    yield "input_sign_lost", "by magnitude", np.abs
+    yield "input_negated", "with its sign flipped", np.negative
+    for axis in range(ndim):
+        yield "input_reversed", f"reversed along axis {axis}", lambda a, i=axis: np.flip(a, i)
+    for i, j in combinations(range(ndim), 2):
+        yield (
+            "input_transposed",
+            f"with axes {i} and {j} exchanged",
+            lambda a, i=i, j=j: np.swapaxes(a, i, j),
+        )

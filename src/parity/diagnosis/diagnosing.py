@@ -1,0 +1,211 @@
+"""``diagnose``: the order in which hypotheses are tried, and what is said where none fits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from parity.diagnosis import catalogue
+from parity.diagnosis.compound import compound
+from parity.diagnosis.consistency import consistency
+from parity.diagnosis.fitting import fitted
+from parity.diagnosis.mapping import wrong_mapping
+from parity.diagnosis.registry import READINGS, Hypothesis, Reading, words
+from parity.diagnosis.scene import Scene, make_scene
+from parity.diagnosis.stepping import step_scene
+from parity.diagnosis.trials import Trial, explained
+from parity.diagnosis.where import hint, where
+from parity.examining import Examination
+from parity.findings import Cause
+
+BUDGET = 0.6  # seconds after which no further combinations are tried
+Causes = dict[str, Cause]
+
+
+def diagnose(exam: Examination) -> None:
+    """Name the cause of every failing finding of ``exam`` that can be explained exactly.
+
+    A cause is set only where it predicts the hand-written side's numbers to float64 accuracy on
+    every trial. Otherwise the finding's evidence says what is known: ``hint``, ``where`` and
+    ``self_consistency``.
+    """
+    mapping = wrong_mapping(exam)
+    if mapping is not None:
+        for index in exam.failed:
+            _name(exam, index, mapping, over=("missing_partner", "wrong_shape"))
+        return
+    for scene in (make_scene(exam), step_scene(exam)):
+        if scene is not None and scene.trials:
+            _explain(scene)
+
+
+def _explain(scene: Scene) -> None:
+    """Search, and set what was found on every finding of the scene."""
+    found = _Search(scene).run()
+    for index, judged in scene.open.items():
+        mode = judged.draw.training
+        cause = found.get((judged.quantity, None)) or found.get((judged.quantity, mode))
+        _name(scene.exam, index, cause, over=("wrong_shape",))
+    _unexplained(scene)
+
+
+def _name(
+    exam: Examination, index: int, cause: Cause | None, over: tuple[str, ...] = ()
+) -> None:
+    """Set the cause of one finding, unless it has one that is not listed in ``over``."""
+    held = exam.findings[index].cause
+    if cause is not None and (held is None or held.name in over):
+        exam.findings[index] = exam.findings[index].with_cause(cause)
+
+
+def _unexplained(scene: Scene) -> None:
+    """Give the findings what was measured about them: where they differ, and consistency."""
+    exam = scene.exam
+    consistent = consistency(scene.pair, scene.trials[0])
+    for index, judged in scene.open.items():
+        finding = exam.findings[index]
+        facts = dict(finding.evidence)
+        place = where(judged)
+        if place:
+            facts["where"] = place
+        if consistent:
+            facts["self_consistency"] = consistent
+        if finding.cause is None:
+            facts["hint"] = hint(scene, judged, place, consistent)
+        elif place and finding.cause.name != "kink_derivative":
+            known = finding.cause.sentence
+            finding = finding.with_cause(Cause(finding.cause.name, f"{known} ({place})"))
+        exam.findings[index] = replace(finding, evidence=facts)
+
+
+class _Search:
+    """One search: the causes found so far, by quantity and mode (None for both)."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.found: dict[tuple[str, bool | None], Cause] = {}
+        self.started = time.perf_counter()
+        self.hypotheses: list[Hypothesis] | None = None
+
+    def run(self) -> dict[tuple[str, bool | None], Cause]:
+        """Try every draw together, then each mode on its own."""
+        trials = self.scene.trials
+        self._scope(trials, None, "")
+        modes = {t.draw.training for t in trials}
+        if len(modes) > 1:
+            for training in (True, False):
+                text = "in training mode" if training else "in evaluation mode"
+                self._scope([t for t in trials if t.draw.training == training], training, text)
+        return self.found
+
+    def _scope(self, trials: list[Trial], mode: bool | None, text: str) -> None:
+        names = [n for n in self.scene.failing(trials) if (n, None) not in self.found]
+        if not names:
+            return
+        causes = self._causes(trials, names)
+        for name, cause in causes.items():
+            sentence = f"{text}, {cause.sentence}" if text else cause.sentence
+            self.found[name, mode] = Cause(cause.name, sentence)
+
+    def _causes(self, trials: list[Trial], names: list[str]) -> Causes:
+        """Return the causes of ``names``: one for all if there is one, else one for each."""
+        innocent = self.scene.innocent(trials)
+        partial: list[tuple[Hypothesis, set[str]]] = []
+        whole = _whole(catalogue.early(self.scene.pair), trials, names, innocent, partial)
+        if whole is not None:
+            return dict.fromkeys(names, whole)
+        read = {name: made for name in names if (made := self._read(trials, name))}
+        if len(read) == len(names) and len({made.name for made in read.values()}) == 1:
+            return read
+        whole = _whole(catalogue.late(self.scene.pair), trials, names, innocent, partial)
+        if whole is None:
+            revealing = next((t for t in trials if any(t.differs(n) for n in names)), trials[0])
+            open_names = [n for n in names if n not in read and revealing.differs(n)]
+            fits = fitted(self.scene.pair, revealing, open_names)
+            whole = _whole(fits, trials, names, innocent, partial)
+        if whole is not None:
+            return dict.fromkeys(names, whole)
+        return self._each(trials, names, read, partial)
+
+    def _each(
+        self,
+        trials: list[Trial],
+        names: list[str],
+        read: Causes,
+        partial: list[tuple[Hypothesis, set[str]]],
+    ) -> Causes:
+        """Explain each quantity by itself: readings, partial hypotheses, then two at once."""
+        causes = dict(read)
+        partial.sort(key=lambda item: -len(item[1]))
+        for hypothesis, explains in partial:
+            for name in explains:
+                if name not in causes:
+                    text = f"{self._words(name)}: {hypothesis.sentence}"
+                    causes[name] = Cause(hypothesis.name, text)
+        left = [name for name in names if name not in causes]
+        if left:
+            deadline = self.started + BUDGET
+            causes |= compound(self.scene.pair, trials, left, deadline)
+        return causes
+
+    def _read(self, trials: Sequence[Trial], name: str) -> Cause | None:
+        for maker in READINGS:
+            for reading in maker(trials, name):
+                if read_fits(trials, name, reading):
+                    sentence = reading.sentence.replace("{q}", self._words(name))
+                    return Cause(reading.name, sentence)
+        return None
+
+    def _words(self, name: str) -> str:
+        floating = sum(not spec.integral for spec in self.scene.pair.specs)
+        return words(name, floating)
+
+
+def _whole(
+    made: Iterator[Hypothesis],
+    trials: Sequence[Trial],
+    names: Sequence[str],
+    innocent: Sequence[str],
+    partial: list[tuple[Hypothesis, set[str]]],
+) -> Cause | None:
+    """Return the first hypothesis that explains all; what explains some is kept in ``partial``."""
+    for hypothesis in made:
+        explains = explained(trials, hypothesis.predict, names)
+        if not explains:
+            continue
+        if len(explains) == len(names):
+            if len(explained(trials, hypothesis.predict, innocent)) == len(innocent):
+                return Cause(hypothesis.name, hypothesis.sentence)
+        partial.append((hypothesis, explains))
+    return None
+
+
+def read_fits(trials: Sequence[Trial], name: str, reading: Reading) -> bool:
+    """Whether one reading gives the hand-written quantity on every trial, to float64 accuracy."""
+    for exact in (False, True):
+        for trial in trials:
+            if name not in trial.theirs or trial.get(name) is None:
+                continue
+            if not _one_fits(trial, name, reading, exact):
+                return False
+    return True
+
+
+def _one_fits(trial: Trial, name: str, reading: Reading, exact: bool) -> bool:
+    import numpy as np
+
+    try:
+        with np.errstate(all="ignore"):
+            own = trial.get(name)
+            assert own is not None
+            seen = own if reading.view is None else reading.view(trial, own)
+            predicted = reading.predict(trial, name)
+            if not exact:
+                return seen is not None and predicted is not None and trial.close(
+                    name, predicted, seen
+                )  # fmt: skip
+            others = [reading.predict(moved, name) for moved in trial.nudged]
+            return trial.fits(name, predicted, others, seen) is not False
+    except Exception:  # a reading that cannot be made is no explanation
+        return False

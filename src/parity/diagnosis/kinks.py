@@ -1,0 +1,142 @@
+"""Kinks and numerics: ties and corners decided otherwise, overflow, cancellation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from parity.diagnosis.registry import Hypothesis, Reading, hypotheses, readings
+from parity.diagnosis.trials import Quantities, Trial
+from parity.ladder import EPS64
+from parity.outcomes import Array
+from parity.pair import Pair
+
+NUDGE = 2.0**-40  # moves an integer off a kink, and a piecewise linear function not at all
+ROUNDINGS = 64.0  # a difference of nearly equal numbers near 1 is off by a few of their roundings
+
+
+@hypotheses
+def other_side(pair: Pair) -> Iterator[Hypothesis]:
+    """Corners read from the other side: the derivative at x ± a hair."""
+    if not pair.reference.lone or not any(spec.free for spec in pair.specs):
+        return
+    for sign, side in ((1, "right"), (-1, "left")):
+        yield Hypothesis(
+            "kink_derivative",
+            f"at the corner it takes the derivative from the {side}, torch the other",
+            lambda t, s=sign: _moved(t, s * NUDGE),
+        )
+    if len(pair.specs) > 1:
+        for sign in (1, -1):
+            yield Hypothesis(
+                "kink_derivative",
+                "a score exactly on the margin counts as inside it, in torch as outside",
+                lambda t, s=sign: _margin(t, s * NUDGE),
+            )
+
+
+def _moved(trial: Trial, by: float) -> Quantities | None:
+    """Gradients at x + by where the trial sits on kinks; the forward pass stays."""
+    if not trial.pinned:
+        return trial.theirs
+    found = trial.run(inputs=(trial.x + by, *trial.draw.inputs[1:]))
+    return found and {**found, **{n: a for n, a in trial.theirs.items() if n.startswith("forward")}}
+
+
+def _margin(trial: Trial, by: float) -> Quantities | None:
+    target = trial.draw.inputs[1]
+    if not trial.pinned or trial.x.ndim != 2 or target.shape != trial.x.shape[:1]:
+        return trial.theirs
+    x = trial.x.copy()
+    x[np.arange(len(x)), target] -= by
+    found = trial.run(inputs=(x, target))
+    return found and {**found, **{n: a for n, a in trial.theirs.items() if n.startswith("forward")}}
+
+
+@readings
+def corner_values(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
+    """Read what an elementwise function gives at the few x where the two sides differ."""
+    if not trials[0].pair.elementary or name not in ("forward", "grad_input0"):
+        return
+    places: dict[float, float] = {}
+    for trial in trials:
+        own, ref, x, g = trial.get(name), trial.theirs.get(name), trial.x, trial.upstream
+        if own is None or ref is None or g is None or own.shape != x.shape or ref.shape != x.shape:
+            return
+        for at in np.argwhere((own != ref) & (np.abs(own - ref) > 1e-6 * np.abs(ref))):
+            i = tuple(at)
+            if name == "forward":
+                value = float(own[i])
+            elif g[i] == 0:
+                continue
+            else:
+                value = float(own[i] / g[i])
+            if abs(places.setdefault(float(x[i]), value) - value) > 1e-12 or len(places) > 3:
+                return
+    if not places:
+        return
+    shown = ", ".join(f"x = {x:g} it is {value:.6g}" for x, value in sorted(places.items()))
+    what, cause = (
+        ("value", "boundary_value") if name == "forward" else ("derivative", "kink_derivative")
+    )
+    text = f"only the {what} at the corner differs: at {shown}"
+
+    def predict(trial: Trial, q: str) -> Array | None:
+        ref = trial.theirs.get(q)
+        if ref is None:
+            return None
+        made = ref.copy()
+        for x, value in places.items():
+            hit = trial.x == x
+            made[hit] = value if q == "forward" else value * trial.upstream[hit]  # type: ignore[index]
+        return made
+
+    yield Reading(cause, text, predict)
+
+
+@readings
+def numerics(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
+    """Read overflow at large inputs, and cancellation at tiny ones."""
+    wrong = [t for t in trials if t.differs(name)]
+    if wrong and all(_overflows(t, name) for t in wrong):
+        top = max(float(np.abs(t.x).max()) for t in wrong)
+        yield Reading(
+            "overflow",
+            f"{{q}} overflows for large inputs (|x| up to {top:.0f}), where torch's stays finite: "
+            "subtract the maximum, or choose the formula by the sign",
+            lambda t, q: _finite_part(t, q),
+        )
+    if wrong and all(t.draw.label == "magnitudes" and _cancels(t, name) for t in wrong):
+        yield Reading(
+            "cancellation",
+            "{q} is right for |x| near 1 and loses its digits for tiny values: nearly equal "
+            "numbers are subtracted (exp(x) - 1 for expm1, log(1 + x) for log1p)",
+            lambda t, q: t.get(q) if t.draw.label == "magnitudes" else t.theirs.get(q),
+        )
+
+
+def _overflows(trial: Trial, name: str) -> bool:
+    own, ref = trial.get(name), trial.theirs.get(name)
+    if own is None or ref is None or own.shape != ref.shape or trial.draw.label != "extreme":
+        return False
+    return bool((np.isfinite(ref) & ~np.isfinite(own)).any())
+
+
+def _finite_part(trial: Trial, name: str) -> Array | None:
+    own, ref = trial.get(name), trial.theirs.get(name)
+    if own is None or ref is None or trial.draw.label != "extreme" or own.shape != ref.shape:
+        return ref
+    # what has not overflowed must be torch's, unless infinities of others have reached it
+    return own
+
+
+def _cancels(trial: Trial, name: str) -> bool:
+    own, ref = trial.get(name), trial.theirs.get(name)
+    if own is None or ref is None or own.shape != ref.shape or not np.isfinite(own).all():
+        return False
+    near = np.maximum(1.0, np.abs(trial.x)) if trial.x.shape == ref.shape else 1.0
+    scale = np.abs(trial.upstream) if name != "forward" and trial.upstream is not None else 1.0
+    if np.shape(scale) not in ((), ref.shape):
+        scale = float(np.abs(trial.upstream).max())  # type: ignore[arg-type]
+    return bool((np.abs(own - ref) <= ROUNDINGS * EPS64 * near * scale).all())

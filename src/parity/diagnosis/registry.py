@@ -1,0 +1,78 @@
+"""The registry of hypotheses: one cause, one small entry; makers yield them, simplest first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from parity.diagnosis.trials import Predict, Trial
+from parity.outcomes import Array
+from parity.pair import Pair
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A whole pass with one thing changed: it predicts every quantity of a trial.
+
+    ``sentence`` is what a person reads; ``module`` the changed reference, where there is one, so
+    that two hypotheses can be combined.
+    """
+
+    name: str
+    sentence: str
+    predict: Predict
+    module: Any = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One quantity read as a simple function of torch's: a factor, a transpose, an offset.
+
+    ``sentence`` may hold {q}, the quantity in words. ``predict`` returns what the quantity would
+    be; ``view`` changes the hand-written array first (a sum over an axis that is still there).
+    """
+
+    name: str
+    sentence: str
+    predict: Callable[[Trial, str], Array | None]
+    view: Callable[[Trial, Array], Array | None] | None = None
+
+
+HypothesisMaker = Callable[[Pair], Iterator[Hypothesis]]
+ReadingMaker = Callable[[Sequence[Trial], str], Iterator[Reading]]
+
+HYPOTHESES: list[HypothesisMaker] = []
+LATE: list[HypothesisMaker] = []
+READINGS: list[ReadingMaker] = []
+
+
+def hypotheses(maker: HypothesisMaker) -> HypothesisMaker:
+    """Register a maker of whole-pass hypotheses, tried in order of registration."""
+    HYPOTHESES.append(maker)
+    return maker
+
+
+def late_hypotheses(maker: HypothesisMaker) -> HypothesisMaker:
+    """Register a maker of hypotheses that come after the readings, which are simpler."""
+    LATE.append(maker)
+    return maker
+
+
+def readings(maker: ReadingMaker) -> ReadingMaker:
+    """Register a maker of readings of one quantity, tried in order of registration."""
+    READINGS.append(maker)
+    return maker
+
+
+def words(quantity: str, inputs: int = 1) -> str:
+    """Return a quantity as a sentence names it: ``grad_weight`` is "weight.grad"."""
+    if quantity.startswith("grad_input"):
+        number = quantity.removeprefix("grad_input")
+        return "the gradient of the input" if inputs == 1 else f"the gradient of input {number}"
+    if quantity.startswith("grad_"):
+        return quantity.removeprefix("grad_") + ".grad"
+    if quantity.startswith("buffer_"):
+        return quantity.removeprefix("buffer_")
+    number = quantity.removeprefix("forward")
+    return f"output {number}" if number else "the output"

@@ -1,0 +1,146 @@
+"""The scene of a diagnosis: which findings are open, and the draws a cause must hold on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from parity.diagnosis.trials import Trial
+from parity.draws import Draw
+from parity.examining import Examination
+from parity.findings import Verdict
+from parity.outcomes import LayerError
+from parity.pair import Judged, Pair
+from parity.probes import batched, probe_shapes, resized
+
+SPECIAL = ("integers", "magnitudes", "extreme")
+MOST_FAILING = 5
+OPEN = frozenset({Verdict.MISMATCH, Verdict.INACCURATE})
+REFINABLE = frozenset({"wrong_shape"})  # a fact about the shapes, for which a cause may be found
+
+
+@dataclass(eq=False)
+class Scene:
+    """The open findings of an examination by index, and the trials made for them."""
+
+    exam: Examination
+    open: dict[int, Judged]
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def pair(self) -> Pair:
+        """The pair under examination."""
+        return self.exam.pair
+
+    def failing(self, trials: Sequence[Trial]) -> list[str]:
+        """Return the open quantities that differ on one of ``trials``, in order of appearance."""
+        names = dict.fromkeys(judged.quantity for judged in self.open.values())
+        return [n for n in names if any(t.differs(n) for t in trials)]
+
+    def innocent(self, trials: Sequence[Trial]) -> list[str]:
+        """Return the quantities that agree on every one of ``trials``."""
+        names = dict.fromkeys(n for t in trials for n in t.names)
+        return [n for n in names if not any(t.differs(n) for t in trials)]
+
+
+def open_findings(exam: Examination) -> dict[int, Judged]:
+    """Return the findings that have two arrays that differ, and no exact cause yet."""
+    found = {}
+    for index, judged in exam.failed.items():
+        finding = exam.findings[index]
+        if finding.verdict not in OPEN or judged.mine is None or judged.theirs is None:
+            continue
+        if finding.cause is not None and finding.cause.name not in REFINABLE:
+            continue
+        if judged.quantity != "step":
+            found[index] = judged
+    return found
+
+
+def make_scene(exam: Examination) -> Scene:
+    """Return the scene with its trials: the failing draws, other sizes, seeds and the other mode."""
+    scene = Scene(exam, open_findings(exam))
+    if not scene.open:
+        return scene
+    seen: set[object] = set()
+    for draw in _draws(scene):
+        key = (draw.label, draw.training, draw.seed, tuple(a.shape for a in draw.inputs))
+        if key in seen:
+            continue
+        seen.add(key)
+        made = make_trial(exam.pair, draw)
+        if made is not None and made.theirs:
+            scene.trials.append(made)
+    # the most telling trial first: most hypotheses fall on it
+    scene.trials.sort(key=lambda t: not any(t.differs(n) for n in t.names))
+    return scene
+
+
+def make_trial(pair: Pair, draw: Draw) -> Trial | None:
+    """Run the hand-written side on ``draw``; None where it raises."""
+    try:
+        mine = pair.mine(draw)
+        return Trial(pair, pair.masked(draw, mine), mine.quantities)
+    except (LayerError, ZeroDivisionError):
+        return None
+
+
+def _draws(scene: Scene) -> Iterator[Draw]:
+    pair = scene.pair
+    small = probe_shapes(pair)
+    failing: list[Draw] = []
+    order = {"float64": 0, "exact": 1, "float32": 2}
+    chosen = sorted(scene.open.values(), key=lambda j: order.get(j.dtype, 3))
+    wide = {j.quantity for j in chosen if j.dtype != "float32"}
+    for judged in chosen:
+        known = [(d.label, d.training) for d in failing]
+        if judged.dtype == "float32" and judged.quantity in wide:
+            continue
+        if known.count((judged.draw.label, judged.draw.training)) < 2:
+            failing.append(judged.draw)
+    failing = failing[:MOST_FAILING]
+    for draw in failing:
+        yield draw if small is None else _again(pair, draw, small) or draw
+    for label in dict.fromkeys(d.label if d.label in SPECIAL else "generic" for d in failing):
+        for training in sorted({d.training for d in failing}, reverse=True):
+            yield from _more(pair, label, training)
+    if pair.reference.buffers or pair.reference.dropouts:
+        for training in (True, False):
+            yield from _made(pair, pair.options.seed, training, "generic", small)
+    elif all(d.label in SPECIAL for d in failing):
+        yield from _made(pair, pair.options.seed, True, "generic", small)
+
+
+def _again(pair: Pair, draw: Draw, shapes: Sequence[tuple[int, ...]]) -> Draw | None:
+    made = list(_made(pair, draw.seed, draw.training, draw.label, shapes))
+    return made[0] if made else None
+
+
+def _made(
+    pair: Pair,
+    seed: int,
+    training: bool,
+    label: str,
+    shapes: Sequence[tuple[int, ...]] | None,
+) -> Iterator[Draw]:
+    try:
+        yield pair.draw(seed, training, label, shapes)
+    except LayerError:
+        return
+
+
+def _more(pair: Pair, label: str, training: bool) -> Iterator[Draw]:
+    """Yield draws with another seed, other batch sizes, and other sizes of an image."""
+    seed = pair.options.seed + 101
+    small = probe_shapes(pair)
+    yield from _made(pair, seed, training, label, small)
+    if not batched(pair):
+        return
+    asked = (small or [spec.shape for spec in pair.specs])[0][0]
+    for batch in {min(asked, 8) + 3, 5 if asked != 5 else 7}:
+        yield from _made(pair, seed, training, label, resized(pair, batch))
+    spec = pair.specs[0]
+    if len(pair.specs) == 1 and spec.free and len(spec.shape) > 2:
+        batch, channels, *space = spec.shape
+        sizes = tuple(min(n, 12) + 1 + (i == 0) for i, n in enumerate(space))
+        yield from _made(pair, seed, training, label, ((min(batch, 4), channels, *sizes),))

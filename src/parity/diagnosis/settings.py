@@ -1,0 +1,265 @@
+"""Counterfactuals from the reference's own constructor: the module rebuilt with another option."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from parity.diagnosis.registry import Hypothesis, hypotheses
+from parity.diagnosis.trials import Trial
+from parity.pair import Pair
+
+NOT_OPTIONS = {"self", "device", "dtype", "inplace", "size_average", "reduce", "bias", "eps",
+               "in_features", "out_features", "in_channels", "out_channels", "num_features",
+               "num_channels", "num_embeddings", "embedding_dim", "return_indices"}  # fmt: skip
+EPSILONS = (1e-5, 0.0, 1e-20, 1e-16, 1e-12, 1e-10, 1e-8, 1e-7, 1e-6, 1e-4, 1e-3, 1e-2)
+CHOICES = {
+    "reduction": ("mean", "sum", "none", "batchmean"),
+    "padding_mode": ("zeros", "reflect", "replicate", "circular"),
+    "approximate": ("none", "tanh"),
+    "nonlinearity": ("tanh", "relu"),
+}
+WHY = {
+    "momentum": ": the running average weighs the old value where torch weighs the new one",
+}
+MISSING = object()
+
+
+@dataclass(frozen=True)
+class Change:
+    """One option of one layer set to another value."""
+
+    path: str
+    option: str
+    value: Any
+    default: Any
+    given: Any
+
+    @property
+    def name(self) -> str:
+        """The stable name of the cause."""
+        if self.option == "momentum" and _near(self.value, 1 - (self.given or 0.0)):
+            return "momentum_swapped"
+        if self.option == "reduction":
+            return "wrong_reduction"
+        if self.option == "weight" and self.value is None:
+            return "class_weight_ignored"
+        ignored = self.value is None or _same(self.value, self.default)
+        if ignored and not _same(self.default, self.given):
+            return f"{self.option}_ignored"
+        return f"wrong_{self.option}"
+
+
+def _near(value: Any, other: float) -> bool:
+    return isinstance(value, (int, float)) and math.isclose(value, other, rel_tol=1e-9)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+        return a is b
+    return type(a) is type(b) and bool(a == b)
+
+
+def arguments(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Return option → (value, default), read from the constructor's names and the attributes."""
+    found = {}
+    for name, parameter in inspect.signature(type(module).__init__).parameters.items():
+        if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        value = getattr(module, name, MISSING)
+        if name == "bias" and (value is None or isinstance(value, torch.Tensor)):
+            value = value is not None
+        if name.startswith("elementwise_affine") and value is MISSING:
+            continue
+        default = None if parameter.default is parameter.empty else parameter.default
+        if value is MISSING:
+            if parameter.default is parameter.empty:
+                return {}
+            continue
+        found[name] = (value, default)
+    return found
+
+
+def rebuilt(module: nn.Module, option: str, value: Any) -> nn.Module | None:
+    """Return ``module`` built anew with one option changed and its state copied; None if refused.
+
+    Where a constructor cannot be called again the attribute of a copy is set instead.
+    """
+    given = {name: held for name, (held, _) in arguments(module).items()}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            made = type(module)(**{**given, option: value})
+        if type(made) is not type(module):
+            return None
+    except Exception:  # a value that the constructor refuses is no counterfactual
+        return None
+    made = made.to(torch.float64)
+    held = made.state_dict()
+    state = {
+        n: t for n, t in module.state_dict().items() if n in held and held[n].shape == t.shape
+    }
+    made.load_state_dict(state, strict=False)
+    return made.train(module.training)
+
+
+def alternatives(option: str, value: Any, default: Any, module: nn.Module) -> Iterator[Any]:
+    """Yield other values of one option, the likeliest first."""
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, str):
+        choices = CHOICES.get(option, ())
+        yield from (choice for choice in choices if choice != value)
+        if option == "padding":
+            yield from (0, 1, 2)
+    elif isinstance(value, torch.Tensor):
+        yield None
+        yield from (value.square(), value.sqrt(), value.reciprocal(), value / value.sum())
+    elif value is None:
+        yield from {"momentum": (0.1, 0.9, 1.0, 0.0), "output_size": (1,)}.get(option, ())
+    elif isinstance(value, float) or (isinstance(value, int) and isinstance(default, float)):
+        yield from _floats(option, float(value), default, module)
+    elif isinstance(value, int):
+        yield from _integers(option, value, default)
+    elif isinstance(value, (tuple, list)) and value and all(isinstance(v, int) for v in value):
+        yield from _tuples(option, tuple(value), default)
+
+
+def _floats(option: str, v: float, default: Any, module: nn.Module) -> Iterator[float]:
+    if isinstance(default, (int, float)) and default != v:
+        yield float(default)
+    if option == "label_smoothing":
+        yield from (0.0, v / 2, 2 * v)
+        return
+    yield from (1 - v, 2 * v, v / 2, -v, 0.0, 1.0)
+    if v:
+        yield from (1 / v, v * v, math.sqrt(abs(v)), v + 1)
+    if v != 0.01:
+        yield 0.01
+
+
+def _integers(option: str, v: int, default: Any) -> Iterator[int]:
+    if isinstance(default, int) and default != v:
+        yield default
+    if option == "ignore_index":
+        yield -100
+        return
+    if option in ("dim", "start_dim", "end_dim", "axis"):
+        yield from (i for i in (0, 1, 2, 3, -1) if i != v)
+        return
+    yield from (n for n in (v + 1, v - 1, 0, 1, 2, -v) if n != v)
+
+
+def _tuples(option: str, v: tuple[int, ...], default: Any) -> Iterator[tuple[int, ...]]:
+    if isinstance(default, int) and (default,) * len(v) != v:
+        yield (default,) * len(v)
+    if len(set(v)) > 1:
+        yield v[::-1]
+        yield from ((n,) * len(v) for n in set(v))
+    for step in (-1, 1):
+        yield tuple(n + step for n in v)
+        if len(v) > 1:
+            for i in range(len(v)):
+                yield tuple(n + step * (i == j) for j, n in enumerate(v))
+
+
+def changes(module: nn.Module) -> Iterator[tuple[str, nn.Module, Change]]:
+    """Yield (path, layer, change) for every layer within ``module``."""
+    for path, layer in module.named_modules():
+        for option, (value, default) in arguments(layer).items():
+            if isinstance(value, (nn.Module, nn.Parameter)):
+                continue
+            if option == "eps":
+                other = [e for e in EPSILONS if e != value]
+            elif option in NOT_OPTIONS or (option == "weight" and not _loss(layer)):
+                continue
+            else:
+                other = list(alternatives(option, value, default, layer))
+            seen: list[Any] = []
+            for new in other:
+                if any(_same(new, old) for old in seen) or _same(new, value):
+                    continue
+                seen.append(new)
+                yield path, layer, Change(path, option, new, default, value)
+
+
+def _loss(layer: nn.Module) -> bool:
+    return hasattr(layer, "reduction")
+
+
+def replaced(root: nn.Module, path: str, layer: nn.Module) -> nn.Module:
+    """Return a copy of ``root`` with the layer at ``path`` exchanged."""
+    if not path:
+        return layer
+    clone = copy.deepcopy(root)
+    parent, _, last = path.rpartition(".")
+    setattr(clone.get_submodule(parent), last, layer)
+    return clone
+
+
+def shown(layer: nn.Module, change: Change) -> str:
+    """Return ``BatchNorm2d(momentum=0.9)``, with the path of a layer within a model."""
+    value = change.value
+    if isinstance(value, float):
+        value = float(f"{value:.6g}")
+    if isinstance(value, torch.Tensor):
+        value = "…"
+    if isinstance(value, tuple) and len(set(value)) == 1:
+        value = value[0]
+    text = f"{type(layer).__name__}({change.option}={value!r})"
+    return f"{text} as layer {change.path!r}" if change.path else text
+
+
+def hypothesis(root: nn.Module, layer: nn.Module, change: Change) -> Hypothesis | None:
+    """Return the hypothesis that ``layer`` has one option changed; None where it cannot be."""
+    made = rebuilt(layer, change.option, change.value)
+    if made is None:
+        return None
+    module = replaced(root, change.path, made)
+    text = shown(layer, change)
+    name = change.name
+    why = WHY.get(change.option, "") if name == "momentum_swapped" else ""
+    if name.endswith("_ignored"):
+        why = f": the option {change.option} is ignored"
+    return Hypothesis(name, f"behaves exactly like {text}{why}", _runner(module), module)
+
+
+def _runner(module: nn.Module) -> Callable[[Trial], Any]:
+    return lambda trial: trial.run(module)
+
+
+def root_of(pair: Pair) -> nn.Module:
+    """Return the reference in float64, with shared dropout masks."""
+    return pair.reference.copy("float64")
+
+
+@hypotheses
+def other_options(pair: Pair) -> Iterator[Hypothesis]:
+    """Every option of every layer of the reference set to another value, one at a time."""
+    root = root_of(pair)
+    for _, layer, change in changes(root):
+        made = hypothesis(root, layer, change)
+        if made is not None:
+            yield made
+
+
+def numeric(pair: Pair) -> Iterator[tuple[nn.Module, nn.Module, Change]]:
+    """Yield (root, layer, change) for each numeric option: those whose value can be fitted."""
+    root = root_of(pair)
+    for path, layer in root.named_modules():
+        for option, (value, default) in arguments(layer).items():
+            if option in NOT_OPTIONS - {"eps"} or isinstance(value, bool):
+                continue
+            if isinstance(value, float) or (isinstance(value, int) and isinstance(default, float)):
+                yield root, layer, Change(path, option, float(value), default, float(value))
+
+
+def as_mapping(found: Any) -> Mapping[str, Any]:
+    """Return a prediction, or nothing where none could be made."""
+    return found or {}

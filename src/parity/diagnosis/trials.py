@@ -1,0 +1,204 @@
+"""Trials: draws on which a hypothesis has to hold, with both sides' answers and their noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from parity.draws import Draw
+from parity.ladder import EPS64, TINY64, differences, judge64, largest, response
+from parity.outcomes import Array
+from parity.pair import Pair, channel_axis
+
+Quantities = Mapping[str, "Array | None"]
+COARSE = 1e-6  # a prediction further off than this share of its size needs no closer look
+NUDGES = 2
+ELEMENTS = 64.0  # elementwise bound in units of the element's own response and ulp
+
+
+@dataclass(eq=False)
+class Trial:
+    """One draw: ``own`` is what the hand-written side gave, everything else is asked for lazily."""
+
+    pair: Pair
+    draw: Draw
+    own: Quantities
+    earlier: list[Trial] | None = None
+    _runs: dict[Any, Quantities | None] = field(default_factory=dict)
+
+    @cached_property
+    def theirs(self) -> Quantities:
+        """The reference's own answer."""
+        return self.run() or {}
+
+    def run(self, module: Any = None, **changes: Any) -> Quantities | None:
+        """Run the reference, or ``module`` in its place, on the draw with ``changes``.
+
+        None where it refuses: a hypothesis that cannot be run on a trial does not explain it.
+        """
+        key = id(module) if not changes else None
+        if key is not None and key in self._runs:
+            return self._runs[key]
+        try:
+            draw = replace(self.draw, **changes) if changes else self.draw
+            found: Quantities | None = self.pair.theirs(draw, "float64", module).quantities
+        except Exception:  # a variant may fail in any way: it is only a guess
+            found = None
+        if module is None and key is not None:
+            self._runs[key] = found
+        return found
+
+    @cached_property
+    def nudged(self) -> list[Trial]:
+        """The same trial with every value moved by one ulp: what the noise is measured on."""
+        rng = np.random.default_rng([self.draw.seed, 13])
+        ways = ["up", "down"] if self.draw.label == "magnitudes" else ["random"] * NUDGES
+        inputs = not self.pinned
+        made = []
+        for how in ways:
+            moved = Trial(self.pair, self.draw.nudged(rng, np.float64, how, inputs), self.own,
+                          self.earlier)
+            if not moved.theirs:
+                inward = self.draw.nudged(rng, np.float64, "inward", inputs)
+                moved = Trial(self.pair, inward, self.own, self.earlier)
+            made.append(moved)
+        return made
+
+    @property
+    def pinned(self) -> bool:
+        """Whether inputs sit on kinks on purpose and must not be moved off them."""
+        return self.draw.label == "integers"
+
+    @property
+    def x(self) -> Array:
+        """The first input."""
+        return self.draw.inputs[0]
+
+    @property
+    def upstream(self) -> Array | None:
+        """The first upstream gradient."""
+        return self.draw.upstream[0] if self.draw.upstream else None
+
+    @property
+    def names(self) -> list[str]:
+        """Quantities that both sides have."""
+        return [n for n, ref in self.theirs.items() if ref is not None and self.get(n) is not None]
+
+    def get(self, name: str) -> Array | None:
+        """Return the hand-written side's quantity ``name``."""
+        return self.own.get(name)
+
+    @cached_property
+    def _differs(self) -> dict[str, bool]:
+        return {}
+
+    def differs(self, name: str) -> bool:
+        """Whether the two sides differ in ``name`` by more than rounding explains."""
+        if name not in self._differs:
+            ref = self.theirs.get(name)
+            others = [n.theirs.get(name) for n in self.nudged]
+            self._differs[name] = ref is not None and self.fits(name, ref, others) is False
+        return self._differs[name]
+
+    def close(self, name: str, predicted: Array | None, own: Array | None = None) -> bool:
+        """Whether ``predicted`` is near enough to deserve the exact judgement."""
+        own = self.get(name) if own is None else own
+        if predicted is None or own is None:
+            return predicted is None and own is None
+        if own.shape != predicted.shape:
+            return False
+        if predicted.dtype.kind != "f" or own.dtype.kind != "f":
+            return True
+        finite = np.isfinite(predicted)
+        if not np.array_equal(finite, np.isfinite(own)):
+            return False
+        return largest(differences(own, predicted)) <= COARSE * largest(predicted) + TINY64
+
+    def fits(
+        self,
+        name: str,
+        predicted: Array | None,
+        others: Sequence[Array | None] = (),
+        own: Array | None = None,
+    ) -> bool | None:
+        """Judge a prediction of ``name`` on the ladder; None where noise cannot decide.
+
+        ``others`` are the same prediction on the nudged trials: its own measured noise.
+        """
+        own = self.get(name) if own is None else own
+        if predicted is None or own is None:
+            return predicted is None and own is None
+        if own.shape != predicted.shape:
+            return False
+        if predicted.dtype.kind != "f":
+            return bool(np.array_equal(own, predicted))
+        noise = response(predicted, [o for o in others if o is not None and o.shape == own.shape])
+        judged = judge64(
+            own,
+            predicted,
+            noise,
+            axis=channel_axis(name, predicted),
+            per_element=self._elements(name, predicted, noise),
+            pinned=self.pinned,
+        )
+        if judged.nonfinite:
+            return False
+        return None if judged.undecided else judged.inside
+
+    def _elements(self, name: str, predicted: Array, noise: Array) -> Array | None:
+        if self.draw.label != "magnitudes" or not self.pair.elementary:
+            return None
+        if name != "forward" and not (name == "grad_input0" and self.pair.elementwise):
+            return None
+        with np.errstate(all="ignore"):
+            bound = ELEMENTS * (noise + 2 * EPS64 * np.abs(predicted)) + 4 * TINY64
+            if name != "forward" and self.upstream is not None:
+                bound = bound + 8 * EPS64 * np.abs(self.upstream)
+        return np.asarray(np.where(np.isfinite(bound), bound, np.inf))
+
+
+Predict = Callable[[Trial], "Quantities | None"]
+
+
+def explained(trials: Sequence[Trial], predict: Predict, wanted: Sequence[str]) -> set[str]:
+    """Return those of ``wanted`` that ``predict`` explains on every trial, to float64 accuracy.
+
+    A quantity counts only where the sides really differ on one trial, so that agreement alone is
+    never an explanation.
+    """
+    alive, predictions = set(wanted), []
+    for trial in trials:
+        made = _guess(predict, trial)
+        if made is None:
+            return set()
+        alive = {
+            name
+            for name in alive
+            if name not in trial.theirs or trial.close(name, made.get(name))
+        }
+        if not alive:
+            return set()
+        predictions.append(made)
+    for trial, made in zip(trials, predictions, strict=True):
+        others = [_guess(predict, moved) or {} for moved in trial.nudged]
+        alive = {
+            name
+            for name in alive
+            if name not in trial.theirs
+            or trial.fits(name, made.get(name), [o.get(name) for o in others]) is not False
+        }
+        if not alive:
+            return set()
+    return alive
+
+
+def _guess(predict: Predict, trial: Trial) -> Quantities | None:
+    try:
+        with np.errstate(all="ignore"):
+            return predict(trial)
+    except Exception:  # a guess that cannot be made is no explanation
+        return None
