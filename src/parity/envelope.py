@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -96,6 +96,21 @@ def run32(plan: Plan, start: Draw, watch: Collection[tuple[int, str]] = ()) -> E
             envelope.labels_agree = _agreement(plan, mine, runs[0])
     except LayerError as error:
         envelope.failure = Failure(error, max(step, 1), "float32")
+    return envelope
+
+
+def envelope_of(
+    mine: Sequence[float], exact: Sequence[float], others: Sequence[Sequence[float]]
+) -> Envelope:
+    """Lay finished float32 loss curves around the float64 one of the same rounded numbers.
+
+    ``others`` are correct float32 runs, plain torch first. Stops at the first overflow.
+    """
+    envelope = Envelope()
+    for step, (value, truth, *rest) in enumerate(zip(mine, exact, *others, strict=True), start=1):
+        _add(envelope, step, value, truth, rest)
+        if envelope.overflow:
+            break
     return envelope
 
 
