@@ -175,9 +175,11 @@ class Watch:
         for state, put in self._random.values():
             put(state)
 
-    def forked(self) -> bool:
-        """Whether somebody's code forked and came back twice."""
-        return _forks != self._forks and copied()
+    def forked(self) -> str | None:
+        """Return ``copies`` where somebody's code forked and came back twice, else ``starts``."""
+        if _forks == self._forks:
+            return None
+        return "copies" if copied() else "starts"
 
 
 def seeds(run: Callable[[], Any], names: list[str]) -> list[str]:
