@@ -129,7 +129,12 @@ def judge64(
     granted too (the upstream gradient, where a derivative saturates).
     """
     scale, peak = largest(theirs), largest(noise) if np.isfinite(noise).all() else np.inf
-    zero = bool(scale > 0 and (np.abs(theirs) <= SAFETY64 * noise).all() and np.isfinite(peak))
+    zero = bool(
+        not pinned
+        and scale > 0
+        and (np.abs(theirs) <= SAFETY64 * noise).all()
+        and np.isfinite(peak)
+    )
     undecided = bool(not pinned and not zero and peak > UNDECIDABLE * scale)
     whole = SAFETY64 * (peak + 2 * EPS64 * max(scale, floor)) + 4 * TINY64
     allowed = np.full(theirs.shape, whole)
