@@ -264,7 +264,7 @@ def _layouts(exam: Examination, small: Shapes | None) -> None:
 
 def _relaid(array: Array, name: str) -> Array:
     if name == "Fortran-ordered":
-        return np.asfortranarray(array)
+        return np.asfortranarray(array) if array.ndim else array  # it would make () into (1,)
     if name == "strided" and array.ndim:
         wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
         wide[..., ::2] = array
