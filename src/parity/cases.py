@@ -36,8 +36,11 @@ class Case:
         return self._build(self.mine, self.mine_config)
 
     def build_theirs(self) -> Any:
-        """Return the reference."""
-        return self._build(self.theirs, self.theirs_config)
+        """Return the reference; its initial weights are the same in every run."""
+        from parity.torch_side import seeded
+
+        with seeded(0):
+            return self._build(self.theirs, self.theirs_config)
 
     def _build(self, maker: Any, extra: Mapping[str, Any]) -> Any:
         if isinstance(maker, type) or (callable(maker) and (self.args or self.config or extra)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -74,7 +75,7 @@ def usable_device(name: str | None) -> torch.device:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed the CPU generator alone and put it back: torch.manual_seed asks every backend."""
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
@@ -150,7 +151,8 @@ class TorchSide:
         for tensor in inputs:
             if tensor.is_floating_point():
                 tensor.requires_grad_(True)
-        with _seeded(draw.seed), torch.enable_grad():
+        with seeded(draw.seed), torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on speed is no business of the check
             try:
                 outputs = flatten(_call(module, inputs))
             except (Exception, SystemExit) as error:
