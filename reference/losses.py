@@ -21,6 +21,11 @@ class UnstableNLLLoss(nn.Module):
 
     def forward(self, prediction, target):
         """Return the loss; picking before the logarithm keeps other classes' gradient at 0."""
+        shape = prediction.shape[:1] + prediction.shape[2:] if prediction.ndim > 1 else ()
+        if not prediction.ndim or target.shape != shape:  # gather would take a shorter target
+            raise ValueError(
+                f"UnstableNLLLoss got a target {tuple(target.shape)} for {tuple(prediction.shape)}"
+            )
         valid = target != self.ignore_index
         labels = torch.where(valid, target, 0)
         axis = 1 if prediction.ndim > 1 else 0
