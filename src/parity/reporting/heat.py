@@ -33,7 +33,8 @@ def error_map(mine: Any, theirs: Any) -> dict[str, Any] | None:
     for axis in (0, 1):
         edges = np.linspace(0, grid.shape[axis], min(SIDE, grid.shape[axis]) + 1).astype(int)[:-1]
         grid = np.maximum.reduceat(grid, edges, axis=axis)
-    return {"cells": plain(np.round(grid, 300).tolist()), "shape": list(mine.shape)}
+    cells = [[float(f"{value:.2e}") for value in row] for row in grid.tolist()]
+    return {"cells": plain(cells), "shape": list(mine.shape)}
 
 
 def svg(heat: Any) -> str:

@@ -50,7 +50,7 @@ def context(record: Record) -> dict[str, Any]:
         "digest": digest,
         "passed": record.passed,
         "empty": not record.findings,
-        "sentence": markdown.verdict_line(record),
+        "sentence": markdown.verdict_line(record).removeprefix("All good. "),
         "runs": tables.per_run(record),
         "names": tables.run_names(record),
         "seeds": [markdown.tables_seeds(run["seeds"]) for run in record.runs],

@@ -95,6 +95,8 @@ def bars(ratios: list[tuple[float, float, float]], name: str) -> str:
                 )
         axes.axvline(1.0, color=INK, linewidth=1, linestyle=":")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
         axes.set_yticks(places)
         axes.invert_yaxis()
         axes.set_xlabel("NumPy time / torch time (left of 1: NumPy is faster)")

@@ -55,7 +55,8 @@ def _take(row: Row, finding: dict[str, Any], part: dict[str, Any]) -> None:
         row.rungs.append(finding["dtype"])
     usage = number(finding["evidence"].get("usage"))
     # what fails speaks first, then what the user asked for before what the harness tried besides
-    weight = (fails(finding, part), not finding["evidence"].get("probe"), usage)
+    bad = fails(finding, part)
+    weight = (bad, not finding["evidence"].get("probe"), 0.0 if bad else usage)
     if usage >= 0 and weight > row.weight:
         row.weight, row.usage = weight, usage
         row.error = number(finding["evidence"].get("error"))
