@@ -16,7 +16,7 @@ from parity.trajectories.theirs import TorchRun
 from parity.trajectories.tracks import BUILT, Track
 
 NUDGED = 3  # one-ulp runs of the reference: the noise
-KEPT = 64  # steps whose gradients are kept for the diagnosis
+KEPT, ROOM = 64, 4_000_000  # steps, and numbers, that are kept for the diagnosis
 
 
 @dataclass
@@ -26,6 +26,17 @@ class Failure:
     error: LayerError
     step: int
     dtype: str
+
+
+@dataclass
+class Record:
+    """One early step, kept for the diagnosis: gradients of both sides, and what mine holds."""
+
+    mine: dict[str, Array]
+    theirs: dict[str, Array]
+    params: dict[str, Array]
+    buffers: dict[str, Array]
+    masks: tuple[Array, ...]
 
 
 @dataclass
@@ -41,7 +52,7 @@ class Course:
     seen: dict[str, None] = field(default_factory=dict)
     heights: dict[str, float] = field(default_factory=dict)
     extra: tuple[str, ...] = ()
-    grads: list[tuple[dict[str, Array], dict[str, Array]]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
     moved: bool = False
     adaptive: bool = False
     failure: Failure | None = None
@@ -89,6 +100,8 @@ class Lockstep:
             for i in range(NUDGED)
         ]  # fmt: skip
         self.course = Course(adaptive=self.theirs.adaptive)
+        size = sum(array.size for array in start.params.values())
+        self.kept = min(KEPT, max(2, ROOM // (3 * max(size, 1))))
         self.still = {n: np.array(a) for n, a in start.params.items()}
 
     def run(self) -> None:
@@ -131,13 +144,13 @@ class Lockstep:
         if not np.isfinite(reference):
             course.overflow = self.step
             return
-        if self.step <= KEPT:
-            course.grads.append((dict(self.mine.kept_grads), dict(self.theirs.kept_grads)))
-        self._quantities()
+        self._quantities(masks)
 
-    def _quantities(self) -> None:
+    def _quantities(self, masks: tuple[Array, ...]) -> None:
         course = self.course
         own, reference = self.mine.quantities(), self.theirs.quantities()
+        if self.step <= self.kept:
+            course.records.append(self._record(own, masks))
         moved = [other.quantities() for other in self.others]
         units: dict[str, float] = {}
         for name, array in reference.items():
@@ -156,6 +169,15 @@ class Lockstep:
             elif not (course.skips(name)):
                 around = [m[name] for m in moved if name in m]
                 course.track(name).compare(self.step, own[name], array, around, unit)
+
+    def _record(self, own: dict[str, Array], masks: tuple[Array, ...]) -> Record:
+        return Record(
+            mine=dict(self.mine.kept_grads),
+            theirs=dict(self.theirs.kept_grads),
+            params={parameter_of(n): a for n, a in own.items() if n.startswith("parameter_")},
+            buffers={n: np.array(a) for n, a in own.items() if n.startswith("buffer_")},
+            masks=masks,
+        )
 
     def _gradient(self, name: str, grad: Array, others: list[Array], unit: float) -> None:
         """Remember parameters whose gradient is nothing but rounding, from the first step on."""
