@@ -25,7 +25,7 @@ _HOMES = {
     "UsageError": "parity.findings",
     "check_training": "parity.training",
     "compare_predictions": "parity.statistics",
-    "functions": "parity.subjects",
+    "functions": "parity.adapters.functional",
     "Case": "parity.cases",
     "Rejects": "parity.cases",
     "parametrize": "parity.parametrizing",
@@ -73,5 +73,5 @@ if TYPE_CHECKING:
     from parity.specs import probabilities as probabilities
     from parity.specs import uniform as uniform
     from parity.statistics import compare_predictions as compare_predictions
-    from parity.subjects import functions as functions
+    from parity.adapters.functional import functions as functions
     from parity.training import check_training as check_training

@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from parity.adapters.calling import takes_target
+from parity.adapters.functional import Functions, FunctionSubject, functions
+from parity.adapters.recognise import recognise, unknown
+from parity.casting import arrays_of
 from parity.findings import UsageError
 from parity.options import Options
 from parity.outcomes import Array
-from parity.subjects import Functions, FunctionSubject, NameMap, PlainSubject, Subject
+from parity.subjects import NameMap, Subject
 
 
 def is_torch_module(item: Any) -> bool:
@@ -26,29 +30,44 @@ def keeps_contract(item: Any) -> bool:
     return callable(getattr(item, "forward", None)) and callable(getattr(item, "backward", None))
 
 
-def adapt(item: Any, options: Options) -> Subject:
-    """Return the subject for ``item``.
+def adapt(item: Any, options: Options | None = None) -> Subject:
+    """Return the subject for ``item``, in the form that it is recognised to be written in.
 
     Raises UsageError that lists what was looked for and the shortest way to adapt.
     """
+    device = options.device if options is not None else None
     if hasattr(item, "spawn") and hasattr(item, "title"):
         return item  # an adapter already
     if isinstance(item, Functions):
         return FunctionSubject(item)
+    if isinstance(item, tuple) and len(item) == 2 and all(map(_is_function, item)):
+        return FunctionSubject(functions(*item))
     if is_torch_module(item):
-        from parity.torch_subject import TorchSubject
-
-        return TorchSubject(item, options.device)
+        return _torch_subject(item, device)
     if isinstance(item, type):
-        return _from_factory(item, item.__name__)
-    if keeps_contract(item):
-        return PlainSubject(item)
-    if callable(item) and not hasattr(item, "forward"):
-        return _from_factory(item, getattr(item, "__name__", type(item).__name__))
+        return _from_factory(item, item.__name__, device)
+    found = recognise(item)
+    if found is not None:
+        return found
+    if _is_function(item):
+        if takes_target(item):
+            return FunctionSubject(functions(item))
+        return _from_factory(item, getattr(item, "__name__", type(item).__name__), device)
     raise UsageError(unknown(item))
 
 
-def _from_factory(factory: Callable[[], Any], name: str) -> Subject:
+def _is_function(item: Any) -> bool:
+    """Whether ``item`` is called rather than looked into: no class, no layer with a forward."""
+    return callable(item) and not isinstance(item, type) and not hasattr(item, "forward")
+
+
+def _torch_subject(module: Any, device: str | None) -> Subject:
+    from parity.torch_subject import TorchSubject
+
+    return TorchSubject(module, device)
+
+
+def _from_factory(factory: Callable[[], Any], name: str, device: str | None) -> Subject:
     try:
         made = factory()
     except TypeError as error:
@@ -58,22 +77,28 @@ def _from_factory(factory: Callable[[], Any], name: str) -> Subject:
             "parity.functions(forward, backward)"
         ) from error
     if is_torch_module(made):
-        from parity.torch_subject import TorchSubject
+        return _torch_subject(made, device)
+    _refuse_hoarders(made, factory(), name)
+    found = recognise(made, factory)
+    if found is None:
+        raise UsageError(unknown(made))
+    return found
 
-        return TorchSubject(made)
-    if keeps_contract(made):
-        return PlainSubject(factory=factory)
-    raise UsageError(unknown(made))
 
-
-def unknown(item: Any) -> str:
-    """Return the sentence for an object that no adapter takes."""
-    return (
-        f"mine is {type(item).__name__}, which no adapter takes. Looked for: the plain contract "
-        "(forward and backward methods, with params, grads and buffers dicts), a torch.nn.Module, "
-        "parity.functions(forward, backward), a factory. Shortest way: give the class a "
-        "forward(*inputs) and a backward(grad_output)"
-    )
+def _refuse_hoarders(first: Any, second: Any, name: str) -> None:
+    """A factory that hands out one object, or one set of arrays, twice is none."""
+    mine = {id(array): array for array in arrays_of(first)}
+    if first is second or any(
+        np.may_share_memory(array, other)
+        for array in arrays_of(second)
+        for other in mine.values()
+        if array.size and other.size
+    ):
+        what = "the same object" if first is second else "objects that share arrays"
+        raise UsageError(
+            f"the factory {name} returned {what} twice; it must make a new one at every call: "
+            f"lambda: {type(first).__name__}(…)"
+        )
 
 
 def name_map(subject: Subject, weights: Mapping[str, Any]) -> tuple[NameMap, dict[str, Array]]:
@@ -85,9 +110,9 @@ def name_map(subject: Subject, weights: Mapping[str, Any]) -> tuple[NameMap, dic
     names: dict[str, str] = {}
     axes: dict[str, tuple[int, ...]] = {}
     fixed: dict[str, Array] = {}
-    pair = getattr(subject, "pair", None)
-    if pair is not None:
-        axes |= {name: tuple(order) for name, order in pair.transpose.items()}
+    rename = getattr(subject, "renamed", None)
+    if rename is not None:
+        names |= rename()
     for mine, value in weights.items():
         if isinstance(value, str):
             names[mine] = value

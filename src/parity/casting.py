@@ -69,7 +69,7 @@ def arrays_of(root: Any) -> list[np.ndarray]:
     return [item for item in walk(root) if isinstance(item, np.ndarray) and item.dtype.kind == "f"]
 
 
-def cast_copy(item: Any, dtype: Any) -> Any:
+def cast_copy(item: Any, dtype: Any, follow_views: bool = False) -> Any:
     """Return a deep copy of ``item`` with floating arrays, scalars and tensors cast to ``dtype``.
 
     The object's own ``astype(dtype)`` is used on a plain deep copy where there is one. Otherwise
@@ -77,7 +77,8 @@ def cast_copy(item: Any, dtype: Any) -> Any:
     stays true in the copy.
 
     Raises UsageError where arrays share memory without being one object (views into a flat
-    buffer), or where the object cannot be copied: a factory is the way then.
+    buffer; ``follow_views`` makes them views into one cast buffer instead), or where the object
+    cannot be copied: a factory is the way then.
     """
     dtype = np.dtype(dtype)
     if callable(getattr(item, "astype", None)) and not isinstance(item, np.ndarray):
@@ -85,13 +86,15 @@ def cast_copy(item: Any, dtype: Any) -> Any:
         result = clone.astype(dtype)
         return clone if result is None else result
     arrays = arrays_of(item)
-    _refuse_views(item, arrays)
+    if not follow_views:
+        _refuse_views(item, arrays)
+    roots: dict[int, np.ndarray] = {}
     # deepcopy looks an object up in the memo by its id and takes what is there for its copy
     memo: dict[int, Any] = {}
     kept: list[Any] = []
     for found in walk(item):
         if isinstance(found, np.ndarray) and found.dtype.kind == "f":
-            memo[id(found)] = np.array(found, dtype=dtype, order="K")
+            memo[id(found)] = _twin(found, dtype, roots)
         elif isinstance(found, np.floating):
             memo[id(found)] = dtype.type(found)
         elif _is_tensor(found):
@@ -100,6 +103,37 @@ def cast_copy(item: Any, dtype: Any) -> Any:
             continue
         kept.append(found)
     return _deepcopy(item, memo)
+
+
+def cast_made(item: Any, dtype: Any) -> Any:
+    """Return what a factory has just made, cast: nobody else holds it, so views are followed."""
+    try:
+        return cast_copy(item, dtype, follow_views=True)
+    except UsageError:
+        return item  # it cannot be copied, and need not be: its arrays are written one by one
+
+
+def _twin(array: np.ndarray, dtype: np.dtype, roots: dict[int, np.ndarray]) -> np.ndarray:
+    """Cast an array; views into one buffer become views into its one twin."""
+    root = _root(array)
+    if root.dtype != array.dtype:
+        return np.array(array, dtype=dtype, order="K")
+    if id(root) not in roots:
+        roots[id(root)] = np.array(root, dtype=dtype, order="K")
+    twin = roots[id(root)]
+    if root is array:
+        return twin
+    scale = dtype.itemsize
+    start = (array.ctypes.data - root.ctypes.data) // root.itemsize
+    strides = tuple(step // root.itemsize * scale for step in array.strides)
+    flat = twin.ravel(order="K")
+    return np.lib.stride_tricks.as_strided(flat[start:], array.shape, strides)
+
+
+def _root(array: np.ndarray) -> np.ndarray:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 def _deepcopy(item: Any, memo: dict[int, Any]) -> Any:
@@ -115,10 +149,7 @@ def _deepcopy(item: Any, memo: dict[int, Any]) -> Any:
 def _refuse_views(item: Any, arrays: list[np.ndarray]) -> None:
     owners: dict[int, np.ndarray] = {}
     for array in arrays:
-        base = array
-        while isinstance(base.base, np.ndarray):
-            base = base.base
-        other = owners.setdefault(id(base), array)
+        other = owners.setdefault(id(_root(array)), array)
         if other is not array and np.may_share_memory(other, array):
             raise UsageError(
                 f"{type(item).__name__} holds arrays that share memory (views into one buffer), "

@@ -22,12 +22,17 @@ def check(mine: Any, theirs: Any, *inputs: Any, **options: Any) -> Report:
     Returns a :class:`Report`; neither object is touched. Raises UsageError for what cannot be
     checked at all; a layer that fails is a finding, never an exception.
     """
+    from parity.reproducing import remember
+
     chosen = make_options(options)
     if chosen.isolate:
         from parity.isolation import check_isolated
 
-        return check_isolated(mine, theirs, inputs, options, chosen)
-    return examine_pair(mine, theirs, inputs, chosen)
+        report = check_isolated(mine, theirs, inputs, options, chosen)
+    else:
+        report = examine_pair(mine, theirs, inputs, chosen)
+    remember(report, mine, theirs, inputs, options)
+    return report
 
 
 def examine_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options) -> Report:
@@ -43,7 +48,6 @@ def make_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options)
     Raises UsageError where a side, an input or an option is not usable.
     """
     from parity.pair import Pair
-    from parity.subjects import PlainRunner
     from parity.torch_side import TorchSide
 
     if not inputs:
@@ -54,9 +58,8 @@ def make_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options)
     reference = TorchSide(theirs, "theirs")
     subject = adapt(mine, options)
     names, fixed = name_map(subject, options.weights)
-    runner = subject.spawn("float64")
-    taken = runner.takes_upstream() if isinstance(runner, PlainRunner) else True
-    return Pair(
+    taken = getattr(subject.spawn("float64"), "takes_upstream", None)
+    pair = Pair(
         subject,
         reference,
         specs,
@@ -64,8 +67,12 @@ def make_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options)
         names,
         fixed,
         case=options.case or subject.title,
-        upstream_taken=taken,
+        upstream_taken=taken is None or taken(),
     )
+    settle = getattr(subject, "settle", None)
+    if settle is not None:
+        settle(pair)
+    return pair
 
 
 def assert_parity(mine: Any, theirs: Any, *inputs: Any, **options: Any) -> None:

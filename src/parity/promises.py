@@ -69,7 +69,9 @@ def _accumulates(exam: Examination, draw: Draw) -> None:
     """Gradients are added to until they are zeroed: asked of the plain contract alone."""
     pair = exam.pair
     runner = pair.subject.spawn("float64")
-    if not isinstance(runner, PlainRunner) or not draw.params or not runner.takes_upstream():
+    if not isinstance(runner, PlainRunner) or not draw.params:
+        return
+    if not runner.takes_upstream() or not runner.accumulates:
         return
     once = pair.mine(draw, "float64", runner)
     twice = Outcome(once.outputs, dict(once.quantities))

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from parity.casting import cast_copy, plain_mapping, walk
+from parity.casting import cast_copy, cast_made, plain_mapping, walk
 from parity.draws import Draw
 from parity.findings import UsageError
 from parity.guarding import end_copy
@@ -101,6 +101,8 @@ class Subject(Protocol):
 
 class PlainRunner:
     """An object that keeps the plain contract: params, grads, buffers, forward, backward."""
+
+    accumulates = True  # gradients are added to until they are zeroed
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
@@ -200,138 +202,17 @@ class PlainSubject:
         self._cast: dict[str, Any] = {}
 
     def spawn(self, dtype: str) -> PlainRunner:
-        """Return a fresh copy; a factory's arrays are replaced by cast ones."""
+        """Return a fresh copy."""
+        return PlainRunner(self.copy(dtype))
+
+    def copy(self, dtype: str) -> Any:
+        """Return a fresh copy of the object in ``dtype``; of a factory, the next it makes, cast."""
         if self._factory is not None:
-            layer = self._factory()
-            if callable(getattr(layer, "astype", None)):
-                layer = layer.astype(np.dtype(dtype)) or layer
-            return PlainRunner(layer)
+            return cast_made(self._factory(), dtype)
         if dtype not in self._cast:
             self._cast[dtype] = cast_copy(self._layer, dtype)
         # cast_copy to the dtype it already has: the same memo rules for a second copy
-        return PlainRunner(cast_copy(self._cast[dtype], dtype))
-
-
-@dataclass(frozen=True)
-class Functions:
-    """A pair of plain functions, as :func:`functions` returns it."""
-
-    forward: Callable[..., Any]
-    backward: Callable[..., Any] | None
-    params: tuple[str, ...] = ()
-    returns: tuple[str, ...] = ()
-    transpose: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    input_grads: bool = True
-
-
-def functions(
-    forward: Callable[..., Any],
-    backward: Callable[..., Any] | None = None,
-    *,
-    params: Sequence[str] = (),
-    returns: Sequence[str] | None = None,
-    transpose: Mapping[str, tuple[int, ...]] | None = None,
-    input_grads: bool = True,
-) -> Functions:
-    """Adapt a pair of plain functions for :func:`parity.check`.
-
-    ``forward(*inputs, *params)`` returns the output, or ``(output, cache)``;
-    ``backward(grad_output, cache)`` returns the gradients of the inputs (none where
-    ``input_grads`` is False) followed by those named in ``returns`` (default: all ``params``).
-    ``transpose`` maps a torch parameter name to the axis order of the hand-written array, (1, 0)
-    for weights kept as (in, out). A gradient that is not returned is skipped, not failed.
-
-    Raises UsageError where ``returns`` or ``transpose`` names something that is not in ``params``.
-    """
-    if isinstance(params, str):
-        raise UsageError(f'params is the text {params!r}; give a tuple: params=("{params}",)')
-    if not callable(forward) or not (backward is None or callable(backward)):
-        raise UsageError("parity.functions takes two callables: functions(forward, backward)")
-    names = tuple(params)
-    given = tuple(params if returns is None else returns)
-    for what, chosen in (("returns", given), ("transpose", tuple(transpose or ()))):
-        for name in chosen:
-            if name not in names:
-                raise UsageError(f"{what} names {name!r}, which is not among params={names!r}")
-    return Functions(forward, backward, names, given, dict(transpose or {}), input_grads)
-
-
-class FunctionRunner:
-    """A pair of plain functions with the parameters that the reference has."""
-
-    def __init__(self, pair: Functions) -> None:
-        self.pair = pair
-        self._params: dict[str, Array] = {}
-        self._grads: dict[str, Array] = {}
-        self._cache: Any = None
-        self._inputs = 0
-
-    def params(self) -> Mapping[str, Array]:
-        """See :class:`Runner`; names appear as they are written."""
-        return self._params
-
-    def grads(self) -> Mapping[str, Array]:
-        """See :class:`Runner`."""
-        return self._grads
-
-    def buffers(self) -> Mapping[str, Array]:
-        """See :class:`Runner`: a pair of functions keeps none."""
-        return {}
-
-    def write(self, kind: str, name: str, array: Array) -> None:
-        """See :class:`Runner`."""
-        if kind == "params":
-            self._params[name] = array.copy()
-
-    def mode(self, training: bool) -> bool:
-        """See :class:`Runner`."""
-        return False
-
-    def zero_grad(self) -> None:
-        """See :class:`Runner`."""
-        self._grads = {}
-
-    def forward(self, *inputs: Array) -> Any:
-        """See :class:`Runner`; a cache is recognised by coming second in a pair."""
-        self._inputs = len(inputs)
-        result = self.pair.forward(*inputs, *(self._params[n] for n in self.pair.params))
-        self._cache = None
-        if isinstance(result, tuple) and len(result) == 2:
-            result, self._cache = result
-        return result
-
-    def backward(self, *upstream: Any) -> Any:
-        """See :class:`Runner`."""
-        if self.pair.backward is None:
-            return None
-        arguments = (*upstream, self._cache)
-        result = self.pair.backward(*arguments[: _positional(self.pair.backward, len(arguments))])
-        grads = list(result) if isinstance(result, (tuple, list)) else [result]
-        named = len(self.pair.returns)
-        inputs = len(grads) - named
-        if inputs < 0:
-            raise ValueError(
-                f"backward returned {len(grads)} gradients; returns={self.pair.returns!r} "
-                f"names {named}"
-            )
-        self._grads = dict(zip(self.pair.returns, grads[inputs:], strict=True))
-        return tuple(grads[:inputs]) if self.pair.input_grads else None
-
-    def masks(self) -> list[Array]:
-        """See :class:`Runner`."""
-        return []
-
-
-class FunctionSubject:
-    """A pair of plain functions as given."""
-
-    def __init__(self, pair: Functions) -> None:
-        self.pair = pair
-        self.title = getattr(pair.forward, "__name__", "functions")
-
-    def spawn(self, dtype: str) -> FunctionRunner:
-        """Return a runner with no parameters yet."""
-        return FunctionRunner(self.pair)
+        return cast_copy(self._cast[dtype], dtype)
 
 
 class _Bytes(io.RawIOBase):
@@ -488,21 +369,24 @@ def load(runner: Runner, draw: Draw, dtype: str, names: NameMap) -> None:
 
     Raises LayerError in the phase ``weights`` where a parameter has no partner or another shape.
     """
-    chosen = runner.pair.params if isinstance(runner, FunctionRunner) else None
+    meet = getattr(runner, "meet", None)
+    if meet is not None:  # an adapter reads names by habit, once it knows the reference's
+        meet(draw, names)
+    accepts = getattr(runner, "accepts", None)
     own = dict(runner.params())
     for name, array in draw.params.items():
         mine = names.mine(name)
         value = names.to_mine(name, cast(array, dtype))
-        if chosen is not None and mine not in chosen:
+        if accepts is not None and not accepts(mine):
             continue
-        if chosen is None and mine not in own:
+        if accepts is None and mine not in own:
             have = ", ".join(own) or "none"
             raise LayerError(
                 f"parameter {name!r} of the reference has no partner; mine has: {have}. "
                 "Name it alike, or declare weights={'mine': 'theirs'}",
                 "weights",
             )
-        shape = np.shape(own[mine]) if chosen is None else None
+        shape = np.shape(own[mine]) if accepts is None else None
         if shape is not None and shape != value.shape:
             raise LayerError(
                 f"parameter {mine!r} has shape {shape}, the reference's {name!r} {value.shape}; "
@@ -520,6 +404,9 @@ def buffer_store(runner: Runner, name: str) -> Callable[[Array], None] | None:
     """Return what writes buffer ``name``: the dict entry, else an attribute; None for neither."""
     if name in runner.buffers():
         return lambda array: runner.write("buffers", name, array)
+    hold = getattr(runner, "hold_buffer", None)
+    if hold is not None:
+        return lambda array: hold(name, array)
     layer = getattr(runner, "layer", None)
     if layer is not None and "." not in name and isinstance(getattr(layer, name, None), np.ndarray):
 

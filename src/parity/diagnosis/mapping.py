@@ -10,7 +10,7 @@ from parity.examining import Examination
 from parity.findings import Cause, Verdict
 from parity.outcomes import Array, LayerError
 from parity.pair import Pair
-from parity.subjects import FunctionRunner, NameMap
+from parity.subjects import NameMap
 
 MOST = 60  # mappings that are tried
 Partner = tuple[str, "tuple[int, ...] | None"]
@@ -26,8 +26,9 @@ def wrong_mapping(exam: Examination) -> Cause | None:
     if not pair.reference.params or not _suspect(exam):
         return None
     runner = pair.subject.spawn("float64")
-    if isinstance(runner, FunctionRunner):
-        mine = {n: pair.reference.params.get(pair.names.theirs(n)) for n in runner.pair.params}
+    functions = getattr(runner, "pair", None)
+    if functions is not None:  # a pair of functions takes its parameters by position
+        mine = {n: pair.reference.params.get(pair.names.theirs(n)) for n in functions.params}
     else:
         mine = dict(runner.params())
     own = {name: array for name, array in mine.items() if array is not None}

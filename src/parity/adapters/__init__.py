@@ -1,0 +1,1 @@
+"""Adapters: hand-written layers, losses and optimizers in other forms than the plain contract."""
