@@ -46,6 +46,7 @@ def finding_text(finding: Finding, rerun: str | None = None) -> str:
         tags.append("evaluation mode")
     if facts.get("probe"):
         tags.append(str(facts["probe"]))
+    tags = list(dict.fromkeys(tags))  # a probe may be named for its mode
     lines = [f"{finding.case} · {' · '.join(where)} · {finding.verdict} ({', '.join(tags)})"]
     numbers = numbers_text(finding)
     if numbers:

@@ -25,7 +25,7 @@ def error_map(mine: Any, theirs: Any) -> dict[str, Any] | None:
         return None
     a, b = mine.astype(np.float64), theirs.astype(np.float64)
     with np.errstate(all="ignore"):
-        error = np.abs(a - b)
+        error = np.asarray(np.abs(a - b))
     error[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
     error[np.isnan(error)] = np.inf
     across = error.shape[-1] if error.ndim else 1
