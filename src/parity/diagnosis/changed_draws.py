@@ -22,7 +22,9 @@ def with_param(trial: Trial, name: str, array: Array, module: Any = None) -> Qua
     return trial.run(module, params={**trial.draw.params, name: array})
 
 
-def _renamed(name: str, change: Change, back: Change | None) -> Callable[[Trial], Quantities | None]:
+def _renamed(
+    name: str, change: Change, back: Change | None
+) -> Callable[[Trial], Quantities | None]:
     """Predict a pass with ``change(param)``; ``back`` takes its gradient to the given layout."""
 
     def predict(trial: Trial) -> Quantities | None:
@@ -73,18 +75,14 @@ def ignored_parameters(pair: Pair) -> Iterator[Hypothesis]:
                 ("bias_added_twice", "is added twice", lambda a: 2 * a),
                 ("bias_subtracted", "is subtracted", np.negative),
             ):
-                yield Hypothesis(
-                    cause, f"the {name} {text}", _renamed(name, change, None)
-                )
+                yield Hypothesis(cause, f"the {name} {text}", _renamed(name, change, None))
         else:
             for cause, text, change in (
                 (f"{short}_ignored", "is not applied", np.ones_like),
                 (f"{short}_applied_twice", "is applied twice", np.square),
                 (f"{short}_divided", "divides where it should multiply", np.reciprocal),
             ):
-                yield Hypothesis(
-                    cause, f"the {name} {text}", _renamed(name, change, None)
-                )
+                yield Hypothesis(cause, f"the {name} {text}", _renamed(name, change, None))
 
 
 @hypotheses
@@ -212,12 +210,14 @@ def other_upstream(pair: Pair) -> Iterator[Hypothesis]:
         yield Hypothesis(
             "derivative_at_output",
             "backward takes the derivative at the output, torch at the input",
-            lambda t: {
-                n: a
-                for n, a in (t.run(inputs=(t.theirs["forward"],)) or {}).items()
-                if n.startswith("grad_")
-            }
-            | {"forward": t.theirs["forward"]},
+            lambda t: (
+                {
+                    n: a
+                    for n, a in (t.run(inputs=(t.theirs["forward"],)) or {}).items()
+                    if n.startswith("grad_")
+                }
+                | {"forward": t.theirs["forward"]}
+            ),
         )
 
 
@@ -232,7 +232,11 @@ def changed_inputs(pair: Pair) -> Iterator[Hypothesis]:
             def predict(t: Trial, i: int = i, c: Change = change) -> Quantities | None:
                 inputs = list(t.draw.inputs)
                 inputs[i] = c(inputs[i])
-                return t.run(inputs=tuple(inputs))
+                found, key = t.run(inputs=tuple(inputs)), f"grad_input{i}"
+                if found is None or found.get(key) is None or c is np.abs:
+                    return found
+                # exchanging, reversing and negating are their own inverses
+                return {**found, key: c(found[key])}  # type: ignore[arg-type]
 
             yield Hypothesis(cause, f"input {i} is taken {text}", predict)
 

@@ -12,7 +12,7 @@ from parity.diagnosis.consistency import consistency
 from parity.diagnosis.fitting import fitted
 from parity.diagnosis.mapping import wrong_mapping
 from parity.diagnosis.registry import READINGS, Hypothesis, Reading, words
-from parity.diagnosis.scene import Scene, make_scene
+from parity.diagnosis.scene import SPECIAL, Scene, make_scene
 from parity.diagnosis.stepping import step_scene
 from parity.diagnosis.trials import Trial, explained
 from parity.diagnosis.where import hint, where
@@ -44,15 +44,13 @@ def _explain(scene: Scene) -> None:
     """Search, and set what was found on every finding of the scene."""
     found = _Search(scene).run()
     for index, judged in scene.open.items():
-        mode = judged.draw.training
-        cause = found.get((judged.quantity, None)) or found.get((judged.quantity, mode))
+        scopes = (None, judged.draw.training, judged.draw.label)
+        cause = next((c for scope in scopes if (c := found.get((judged.quantity, scope)))), None)
         _name(scene.exam, index, cause, over=("wrong_shape",))
     _unexplained(scene)
 
 
-def _name(
-    exam: Examination, index: int, cause: Cause | None, over: tuple[str, ...] = ()
-) -> None:
+def _name(exam: Examination, index: int, cause: Cause | None, over: tuple[str, ...] = ()) -> None:
     """Set the cause of one finding, unless it has one that is not listed in ``over``."""
     held = exam.findings[index].cause
     if cause is not None and (held is None or held.name in over):
@@ -73,23 +71,20 @@ def _unexplained(scene: Scene) -> None:
             facts["self_consistency"] = consistent
         if finding.cause is None:
             facts["hint"] = hint(scene, judged, place, consistent)
-        elif place and finding.cause.name != "kink_derivative":
-            known = finding.cause.sentence
-            finding = finding.with_cause(Cause(finding.cause.name, f"{known} ({place})"))
         exam.findings[index] = replace(finding, evidence=facts)
 
 
 class _Search:
-    """One search: the causes found so far, by quantity and mode (None for both)."""
+    """One search: the causes found so far, by quantity and scope (a mode, a label; None: all)."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        self.found: dict[tuple[str, bool | None], Cause] = {}
+        self.found: dict[tuple[str, bool | str | None], Cause] = {}
         self.started = time.perf_counter()
         self.hypotheses: list[Hypothesis] | None = None
 
-    def run(self) -> dict[tuple[str, bool | None], Cause]:
-        """Try every draw together, then each mode on its own."""
+    def run(self) -> dict[tuple[str, bool | str | None], Cause]:
+        """Try every draw together, then each mode, then each kind of draw on its own."""
         trials = self.scene.trials
         self._scope(trials, None, "")
         modes = {t.draw.training for t in trials}
@@ -97,16 +92,20 @@ class _Search:
             for training in (True, False):
                 text = "in training mode" if training else "in evaluation mode"
                 self._scope([t for t in trials if t.draw.training == training], training, text)
+        labels = {t.draw.label for t in trials if t.draw.label in SPECIAL}
+        for label in sorted(labels) if len({t.draw.label for t in trials}) > 1 else []:
+            self._scope([t for t in trials if t.draw.label == label], label, "")
         return self.found
 
-    def _scope(self, trials: list[Trial], mode: bool | None, text: str) -> None:
-        names = [n for n in self.scene.failing(trials) if (n, None) not in self.found]
+    def _scope(self, trials: list[Trial], scope: bool | str | None, text: str) -> None:
+        known = {name for name, _ in self.found}
+        names = [n for n in self.scene.failing(trials) if n not in known]
         if not names:
             return
         causes = self._causes(trials, names)
         for name, cause in causes.items():
             sentence = f"{text}, {cause.sentence}" if text else cause.sentence
-            self.found[name, mode] = Cause(cause.name, sentence)
+            self.found[name, scope] = Cause(cause.name, sentence)
 
     def _causes(self, trials: list[Trial], names: list[str]) -> Causes:
         """Return the causes of ``names``: one for all if there is one, else one for each."""
@@ -150,10 +149,14 @@ class _Search:
         return causes
 
     def _read(self, trials: Sequence[Trial], name: str) -> Cause | None:
+        """Read one quantity in the modes in which it differs: a factor holds in those alone."""
+        modes = {t.draw.training for t in trials if t.differs(name)}
+        chosen = [t for t in trials if t.draw.training in modes]
+        start = "in evaluation mode, " if modes == {False} and len(chosen) < len(trials) else ""
         for maker in READINGS:
-            for reading in maker(trials, name):
-                if read_fits(trials, name, reading):
-                    sentence = reading.sentence.replace("{q}", self._words(name))
+            for reading in maker(chosen, name):
+                if read_fits(chosen, name, reading):
+                    sentence = start + reading.sentence.replace("{q}", self._words(name))
                     return Cause(reading.name, sentence)
         return None
 

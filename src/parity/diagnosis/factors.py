@@ -185,15 +185,19 @@ SETTINGS = ("momentum", "alpha", "beta", "negative_slope", "p", "margin", "group
 
 def known(trial: Trial) -> list[Factor]:
     """Return the factors, with one pair for each of the reference's own numeric settings."""
-    found = list(FACTORS)
+    found = []
     for name in SETTINGS:
         value = _setting(name)
         if value(trial) not in (None, 0.0, 1.0):
-            found.append(Factor(f"multiplied_by_{name}", value, f"{name} is {{n:g}}: once too often"))
             found.append(
-                Factor(f"divided_by_{name}", value, f"{name} is {{n:g}}: that factor is missing", True)
+                Factor(f"multiplied_by_{name}", value, f"{name} is {{n:g}}: once too often")
             )
-    return found
+            found.append(
+                Factor(
+                    f"divided_by_{name}", value, f"{name} is {{n:g}}: that factor is missing", True
+                )
+            )
+    return found + list(FACTORS)
 
 
 def ratio(own: Array, theirs: Array) -> float | None:

@@ -26,9 +26,7 @@ def remembered(pair: Pair) -> Iterator[Hypothesis]:
                     f"{done} with the {what} of the {which} pass",
                     _stale(at, change, keep),
                 )
-        yield Hypothesis(
-            "stale", f"it gives what belongs to the {which} pass", _whole(at)
-        )
+        yield Hypothesis("stale", f"it gives what belongs to the {which} pass", _whole(at))
     yield Hypothesis(
         "gradient_not_zeroed",
         "gradients of earlier passes are still in it: zeroing does not reach them",

@@ -62,7 +62,9 @@ def corner_values(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
     places: dict[float, float] = {}
     for trial in trials:
         own, ref, x, g = trial.get(name), trial.theirs.get(name), trial.x, trial.upstream
-        if own is None or ref is None or g is None or own.shape != x.shape or ref.shape != x.shape:
+        if own is None or ref is None or g is None:
+            return
+        if not own.shape == ref.shape == x.shape == g.shape:
             return
         for at in np.argwhere((own != ref) & (np.abs(own - ref) > 1e-6 * np.abs(ref))):
             i = tuple(at)

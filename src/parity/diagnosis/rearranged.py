@@ -117,7 +117,9 @@ def unsummed(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
             f"{{q}} is not reduced: its {how} is torch's"
             if own.size > 1
             else f"{{q}} is the {how} of torch's",
-            (lambda t, q: t.theirs.get(q)) if own.size > 1 else _of_theirs(lambda a, r=reduce: r(a)),
+            (lambda t, q: t.theirs.get(q))
+            if own.size > 1
+            else _of_theirs(lambda a, r=reduce: r(a)),
             (lambda t, a, r=reduce: np.asarray(r(a))) if own.size > 1 else None,
         )
 
@@ -222,8 +224,10 @@ def _terms(trial: Trial, name: str) -> Iterator[tuple[str, str, Callable[[Trial]
         if shown == ref.shape:
             yield param, param, lambda t, n=param: t.draw.params[n]
         elif len(shown) == 1 and ref.ndim > 1 and shown[0] == ref.shape[1] and name == "forward":
-            yield param, param, lambda t, n=param, k=ref.ndim: t.draw.params[n].reshape(
-                (1, -1) + (1,) * (k - 2)
+            yield (
+                param,
+                param,
+                lambda t, n=param, k=ref.ndim: t.draw.params[n].reshape((1, -1) + (1,) * (k - 2)),
             )
     if trial.x.shape == ref.shape:
         yield "input", "the input", lambda t: t.x

@@ -98,7 +98,8 @@ def _draws(scene: Scene) -> Iterator[Draw]:
             continue
         if known.count((judged.draw.label, judged.draw.training)) < 2:
             failing.append(judged.draw)
-    failing = failing[:MOST_FAILING]
+    full = [draw for draw in failing if all(a.size for a in draw.inputs)]
+    failing = (full or failing)[:MOST_FAILING]
     for draw in failing:
         yield draw if small is None else _again(pair, draw, small) or draw
     for label in dict.fromkeys(d.label if d.label in SPECIAL else "generic" for d in failing):

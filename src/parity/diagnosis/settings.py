@@ -102,9 +102,7 @@ def rebuilt(module: nn.Module, option: str, value: Any) -> nn.Module | None:
         return None
     made = made.to(torch.float64)
     held = made.state_dict()
-    state = {
-        n: t for n, t in module.state_dict().items() if n in held and held[n].shape == t.shape
-    }
+    state = {n: t for n, t in module.state_dict().items() if n in held and held[n].shape == t.shape}
     made.load_state_dict(state, strict=False)
     return made.train(module.training)
 
@@ -212,7 +210,8 @@ def shown(layer: nn.Module, change: Change) -> str:
         value = "…"
     if isinstance(value, tuple) and len(set(value)) == 1:
         value = value[0]
-    text = f"{type(layer).__name__}({change.option}={value!r})"
+    kind = type(layer).__name__.replace("_SharedMask", "Dropout")
+    text = f"{kind}({change.option}={value!r})"
     return f"{text} as layer {change.path!r}" if change.path else text
 
 

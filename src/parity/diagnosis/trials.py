@@ -60,8 +60,9 @@ class Trial:
         inputs = not self.pinned
         made = []
         for how in ways:
-            moved = Trial(self.pair, self.draw.nudged(rng, np.float64, how, inputs), self.own,
-                          self.earlier)
+            moved = Trial(
+                self.pair, self.draw.nudged(rng, np.float64, how, inputs), self.own, self.earlier
+            )
             if not moved.theirs:
                 inward = self.draw.nudged(rng, np.float64, "inward", inputs)
                 moved = Trial(self.pair, inward, self.own, self.earlier)
@@ -144,6 +145,7 @@ class Trial:
             axis=channel_axis(name, predicted),
             per_element=self._elements(name, predicted, noise),
             pinned=self.pinned,
+            floor=self.pair._floor(self.draw, name),
         )
         if judged.nonfinite:
             return False
@@ -176,9 +178,7 @@ def explained(trials: Sequence[Trial], predict: Predict, wanted: Sequence[str]) 
         if made is None:
             return set()
         alive = {
-            name
-            for name in alive
-            if name not in trial.theirs or trial.close(name, made.get(name))
+            name for name in alive if name not in trial.theirs or trial.close(name, made.get(name))
         }
         if not alive:
             return set()

@@ -134,6 +134,7 @@ def _unflipped(layer: Any) -> nn.Module:
         @staticmethod
         def backward(ctx: Any, g: torch.Tensor) -> Any:
             x, weight, bias = ctx.saved_tensors
+
             def grads(w: torch.Tensor) -> Any:
                 with torch.enable_grad():
                     leaves = [t.detach().requires_grad_(True) for t in (x, w)]
@@ -219,7 +220,11 @@ def _windows(layer: Any, x: torch.Tensor, fill: float) -> tuple[torch.Tensor, tu
 LOW = -1e300  # stands for -inf, which has no difference to itself
 
 
-@variant(nn.MaxPool2d, "gradient_to_last_tie", "of equal maxima the last gets the gradient, in torch the first")
+@variant(
+    nn.MaxPool2d,
+    "gradient_to_last_tie",
+    "of equal maxima the last gets the gradient, in torch the first",
+)
 def _last_tie(layer: Any) -> nn.Module:
     def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
         columns, shape = _windows(layer, x, LOW)
@@ -229,7 +234,11 @@ def _last_tie(layer: Any) -> nn.Module:
     return Lambda(layer, forward)
 
 
-@variant(nn.MaxPool2d, "gradient_shared_by_ties", "equal maxima share the gradient, in torch the first has it")
+@variant(
+    nn.MaxPool2d,
+    "gradient_shared_by_ties",
+    "equal maxima share the gradient, in torch the first has it",
+)
 def _shared_ties(layer: Any) -> nn.Module:
     def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
         columns, shape = _windows(layer, x, LOW)
@@ -238,7 +247,11 @@ def _shared_ties(layer: Any) -> nn.Module:
     return Lambda(layer, forward)
 
 
-@variant(nn.MaxPool2d, "gradient_to_all_ties", "all equal maxima get the whole gradient, in torch the first")
+@variant(
+    nn.MaxPool2d,
+    "gradient_to_all_ties",
+    "all equal maxima get the whole gradient, in torch the first",
+)
 def _all_ties(layer: Any) -> nn.Module:
     def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
         columns, shape = _windows(layer, x, LOW)
@@ -258,7 +271,11 @@ def _zero_padding(layer: Any) -> nn.Module:
     return Lambda(layer, forward)
 
 
-@variant(nn.MaxPool2d, "gradient_spread_over_window", "the gradient is spread over the window, in torch the maximum has it")
+@variant(
+    nn.MaxPool2d,
+    "gradient_spread_over_window",
+    "the gradient is spread over the window, in torch the maximum has it",
+)
 def _spread(layer: Any) -> nn.Module:
     def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
         columns, shape = _windows(layer, x, LOW)
@@ -296,7 +313,11 @@ def _max_pool(layer: Any) -> nn.Module:
     return Lambda(layer, forward)
 
 
-@variant((nn.MaxPool2d, nn.AvgPool2d), "overlap_overwritten", "where windows overlap backward overwrites, torch adds")
+@variant(
+    (nn.MaxPool2d, nn.AvgPool2d),
+    "overlap_overwritten",
+    "where windows overlap backward overwrites, torch adds",
+)
 def _pool_overwrites(layer: Any) -> nn.Module:
     def rule(x: torch.Tensor, y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         pads = _pair(layer.padding)
@@ -322,7 +343,9 @@ def _pool_overwrites(layer: Any) -> nn.Module:
 # ---- softmax -------------------------------------------------------------------------------------
 
 
-@variant(nn.Softmax, "jacobian_diagonal_only", "backward takes the Jacobian's diagonal s(1 - s) alone")
+@variant(
+    nn.Softmax, "jacobian_diagonal_only", "backward takes the Jacobian's diagonal s(1 - s) alone"
+)
 def _diagonal(layer: Any) -> nn.Module:
     return with_rule(layer, lambda x, y, g: g * y * (1 - y))
 
@@ -347,12 +370,16 @@ def _identity(layer: Any) -> nn.Module:
     return with_rule(layer, lambda x, y, g: g)
 
 
-@variant(nn.LogSoftmax, "upstream_sum_missing", "backward subtracts softmax, not softmax times the sum")
+@variant(
+    nn.LogSoftmax, "upstream_sum_missing", "backward subtracts softmax, not softmax times the sum"
+)
 def _unsummed(layer: Any) -> nn.Module:
     return with_rule(layer, lambda x, y, g: g - y.exp())
 
 
-@variant(nn.LogSoftmax, "jacobian_diagonal_only", "backward takes the Jacobian's diagonal 1 - s alone")
+@variant(
+    nn.LogSoftmax, "jacobian_diagonal_only", "backward takes the Jacobian's diagonal 1 - s alone"
+)
 def _log_diagonal(layer: Any) -> nn.Module:
     return with_rule(layer, lambda x, y, g: g * (1 - y.exp()))
 
@@ -390,17 +417,27 @@ def _tanh_sign(layer: Any) -> nn.Module:
     return with_rule(layer, lambda x, y, g: g * (1 + y * y))
 
 
-@variant(nn.ELU, "derivative_incomplete", "backward takes the output for x < 0, without adding alpha")
+@variant(
+    nn.ELU, "derivative_incomplete", "backward takes the output for x < 0, without adding alpha"
+)
 def _elu_output(layer: Any) -> nn.Module:
     return with_rule(layer, lambda x, y, g: torch.where(x > 0, g, g * y))
 
 
-@variant((nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Threshold), "derivative_one_everywhere", "backward passes the gradient everywhere")
+@variant(
+    (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Threshold),
+    "derivative_one_everywhere",
+    "backward passes the gradient everywhere",
+)
 def _everywhere(layer: Any) -> nn.Module:
     return with_rule(layer, lambda x, y, g: g)
 
 
-@variant((nn.ReLU, nn.LeakyReLU, nn.ELU), "masked_by_gradient", "backward masks by the sign of the gradient, torch by that of x")
+@variant(
+    (nn.ReLU, nn.LeakyReLU, nn.ELU),
+    "masked_by_gradient",
+    "backward masks by the sign of the gradient, torch by that of x",
+)
 def _by_gradient(layer: Any) -> nn.Module:
     return with_rule(layer, lambda x, y, g: torch.where(g > 0, g, torch.zeros_like(g)))
 
@@ -419,13 +456,21 @@ def _unreduced(layer: Any) -> Any:
 LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.MultiMarginLoss)
 
 
-@variant(LOSSES, "mean_divides_by_count", "the mean divides by the number of targets, torch by their weights")
+@variant(
+    LOSSES,
+    "mean_divides_by_count",
+    "the mean divides by the number of targets, torch by their weights",
+)
 def _by_count(layer: Any) -> nn.Module:
     inner = _unreduced(layer)
     return Lambda(layer, lambda m, x, y: inner(x, y).mean())
 
 
-@variant((nn.CrossEntropyLoss, nn.NLLLoss), "mean_divides_by_batch", "the mean divides by the batch size alone")
+@variant(
+    (nn.CrossEntropyLoss, nn.NLLLoss),
+    "mean_divides_by_batch",
+    "the mean divides by the batch size alone",
+)
 def _by_batch(layer: Any) -> nn.Module:
     inner = _unreduced(layer)
     return Lambda(layer, lambda m, x, y: inner(x, y).sum() / x.shape[0])
@@ -438,25 +483,37 @@ def _mse_by_batch(layer: Any) -> nn.Module:
     return Lambda(layer, lambda m, x, y: inner(x, y).sum() / x.shape[0])
 
 
-@variant(nn.CrossEntropyLoss, "softmax_missing", "it takes scores for log-probabilities: no log-softmax")
+@variant(
+    nn.CrossEntropyLoss, "softmax_missing", "it takes scores for log-probabilities: no log-softmax"
+)
 def _no_softmax(layer: Any) -> nn.Module:
     return Lambda(layer, lambda m, x, y: functional.nll_loss(
         x, y, layer.weight, ignore_index=layer.ignore_index, reduction=layer.reduction))  # fmt: skip
 
 
-@variant(nn.CrossEntropyLoss, "softmax_over_wrong_axis", "its softmax runs over the batch, torch's over the classes")
+@variant(
+    nn.CrossEntropyLoss,
+    "softmax_over_wrong_axis",
+    "its softmax runs over the batch, torch's over the classes",
+)
 def _wrong_axis(layer: Any) -> nn.Module:
     return Lambda(layer, lambda m, x, y: functional.nll_loss(
         x.log_softmax(0), y, layer.weight, ignore_index=layer.ignore_index,
         reduction=layer.reduction))  # fmt: skip
 
 
-@variant(nn.CrossEntropyLoss, "softmax_applied_twice", "softmax is applied before the loss applies it again")
+@variant(
+    nn.CrossEntropyLoss,
+    "softmax_applied_twice",
+    "softmax is applied before the loss applies it again",
+)
 def _twice(layer: Any) -> nn.Module:
     return Lambda(layer, lambda m, x, y: layer(x.softmax(1 if x.ndim > 1 else 0), y))
 
 
-@variant(nn.NLLLoss, "logarithm_added", "it takes the logarithm of what are log-probabilities already")
+@variant(
+    nn.NLLLoss, "logarithm_added", "it takes the logarithm of what are log-probabilities already"
+)
 def _log_again(layer: Any) -> nn.Module:
     return Lambda(layer, lambda m, x, y: layer(x.log_softmax(1 if x.ndim > 1 else 0), y))
 
