@@ -312,7 +312,7 @@ FAULTS = {
     "decay-missing": (
         dict(options=MOMENTUM, given=MOMENTUM | {"weight_decay": 0.0}), 1, "weight_decay_ignored",
     ),
-    "nesterov-wrong": (dict(mine=NesterovWrong, options=NESTEROV), 1, "nesterov_wrong"),
+    "nesterov-wrong": (dict(mine=NesterovWrong, options=NESTEROV), 2, "nesterov_wrong"),
     "nesterov-missing": (dict(mine=NesterovMissing, options=NESTEROV), 1, "nesterov_ignored"),
     "bias-correction": (ADAM | dict(mine=Uncorrected), 1, "bias_correction_missing"),
     "bias-correction-half": (ADAM | dict(mine=HalfCorrected), 1, "bias_correction_missing"),

@@ -51,6 +51,7 @@ class Course:
     built: dict[str, None] = field(default_factory=dict)
     seen: dict[str, None] = field(default_factory=dict)
     heights: dict[str, float] = field(default_factory=dict)
+    alive: dict[str, int] = field(default_factory=dict)
     extra: tuple[str, ...] = ()
     records: list[Record] = field(default_factory=list)
     moved: bool = False
@@ -125,7 +126,11 @@ class Lockstep:
 
     def _one(self, batch: Batch) -> None:
         course = self.course
-        value = self.mine.step(batch)
+        try:
+            value = self.mine.step(batch)
+        except LayerError:
+            self.theirs.step(batch)  # where the reference refuses too, the batch is the mistake
+            raise
         masks = self.mine.masks()
         if self.step == 1:
             check_masks(self.plan, self.mine)
@@ -184,6 +189,8 @@ class Lockstep:
         if not grad.size:
             return
         scale = float(np.abs(grad).max())
+        if scale > 0:
+            self.course.alive[name] = self.step
         if scale > 0 and not self.course.heights.get(name):
             noise = max(float(np.abs(other - grad).max()) for other in others)
             if scale <= BUILT * unit and scale <= SAFETY64 * noise:

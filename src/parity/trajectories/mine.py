@@ -137,7 +137,7 @@ class MyRun:
                 f"optimizer[0] made {type(self.optimizer).__name__}, which has no step(); "
                 "the factory takes the model and returns an object with step()"
             )
-        taken = [o for o in self.plan.originals if not _is_atom(o)]
+        taken = self.plan.originals
         if any(item is original for item in walk(self.optimizer) for original in taken):
             raise UsageError(
                 "optimizer[0] made an optimizer of your own model, which the harness never "
@@ -233,7 +233,3 @@ def my_state(optimizer: Any, model: Any) -> dict[str, dict[str, Array]]:
 
 
 SLOTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")
-
-
-def _is_atom(item: Any) -> bool:
-    return isinstance(item, type) or (callable(item) and not hasattr(item, "forward"))

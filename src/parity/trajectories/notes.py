@@ -38,6 +38,9 @@ def _course(judge: Judge, course: Course) -> list[str]:
         if course.adaptive:
             text += ", which an adaptive optimizer turns into steps; not compared after them"
         found.append(text)
+    for name, last in course.alive.items():
+        if last < len(course.theirs) and not course.overflow:
+            found.append(f"the gradient of {name} is exactly zero from step {last + 1} on")
     expected = judge.plan.options.expects_zero
     if not isinstance(expected, bool):
         for name in sorted(expected):

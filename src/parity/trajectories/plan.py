@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from parity.adapting import adapt, is_torch_module, name_map
+from parity.adapting import adapt, is_torch_module, keeps_contract, name_map
 from parity.draws import Draw, random_weights
 from parity.findings import UsageError
 from parity.options import Options, make_options
 from parity.outcomes import Array
-from parity.subjects import NameMap, Subject
+from parity.subjects import Functions, NameMap, Subject
 from parity.torch_side import TorchSide, as_module
 from parity.trajectories.batches import Batches
 
@@ -116,9 +116,14 @@ def make_plan(
         fixed=fixed,
         my_scheduler=steppers[0],
         their_scheduler=steppers[1],
-        originals=(model, reference),
+        originals=tuple(o for o in (model, reference) if _is_object(o)),
         case=options.case or f"training {subject.title}",
     )
+
+
+def _is_object(item: Any) -> bool:
+    """Whether an optimizer could hold ``item`` itself, where the harness works on copies."""
+    return is_torch_module(item) or (keeps_contract(item) and not isinstance(item, Functions))
 
 
 def _is_type(value: Any) -> bool:
