@@ -75,7 +75,7 @@ class _Child:
         self.memory = _half() if memory is None else memory * MEBI
         self.trace: IO[bytes] = tempfile.TemporaryFile()
         reader, writer = os.pipe()
-        self.before = _resident(os.getpid())
+        self.before = resident(os.getpid())
         parent = os.getpid()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a fork beside threads: see the module's isolation
@@ -105,7 +105,7 @@ class _Child:
             if ready:
                 self._read()
                 continue
-            if _resident(self.pid) > self.before + self.memory:
+            if resident(self.pid) > self.before + self.memory:
                 limit = f"{self.memory / MEBI:.0f} MiB"
                 return Fault("out_of_memory", f"took more than {limit} of memory", self._where())
             self._look()
@@ -192,7 +192,8 @@ def _statm(pid: int, field: int) -> int:
         return 0  # ended, or a system without /proc: the address space alone is limited there
 
 
-def _resident(pid: int) -> int:
+def resident(pid: int) -> int:
+    """Return the memory that a process holds, in bytes."""
     return _statm(pid, 1)
 
 

@@ -1,0 +1,207 @@
+"""One sweep as data: what is drawn, how it is examined; each case follows from it and a number."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from parity.findings import GRAVITY, Finding, Report, UsageError, Verdict
+from parity.options import nearest
+from parity.sweeping.spaces import Drawn, Layer, Space, torch_layer
+
+DEFAULT_SPACE = "fixtures.sweep_space:SPACE"
+LIGHT = ("float64", "float32")
+FULL = ("exact", "float64", "float32", "probes", "promises")
+SHOWN = 8  # failures of one case that are written down
+LETTERS = 300  # of one failure's text
+QUIET = (Verdict.SKIPPED, Verdict.VACUOUS)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides every case of a sweep, and its limits.
+
+    Either ``space`` names a mapping of layers (``module:NAME``), or ``mine`` and ``theirs`` name
+    one pair. Every ``full``-th case is probed too; the others are judged on the float64 and
+    float32 rungs. ``timeout`` is in seconds a case, ``memory`` in MiB.
+    """
+
+    space: str | None = None
+    mine: str | None = None
+    theirs: str | None = None
+    layers: tuple[str, ...] = ()
+    seed: int = 0
+    full: int = 32
+    timeout: float = 20.0
+    memory: float = 2048.0
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the results: a sweep is resumed only where it is the same."""
+        data = asdict(self)
+        return {n: v for n, v in data.items() if n not in ("timeout", "memory")} | {
+            "layers": list(self.layers)
+        }
+
+    def case(self, index: int) -> tuple[str, int]:
+        """Return (layer, number) of the ``index``-th case: the layers take turns."""
+        turn, place = divmod(index, len(self.layers))
+        return self.layers[place], turn
+
+    def index(self, layer: str, number: int) -> int:
+        """Return the place of a case in the sweep."""
+        return number * len(self.layers) + self.layers.index(layer)
+
+
+@lru_cache(maxsize=8)
+def _space(space: str | None, mine: str | None, theirs: str | None) -> Space:
+    from parity.loading import find
+
+    if mine is not None and theirs is not None:
+        made, torch_class = find(mine), find(theirs)
+        if not callable(made):
+            raise UsageError(f"{mine} is {type(made).__name__}; a sweep needs its class")
+        name = str(getattr(made, "__name__", "layer")).lower()
+        return {name: torch_layer(name, made, torch_class)}
+    found = find(space or DEFAULT_SPACE)
+    if not isinstance(found, dict) or not all(isinstance(v, Layer) for v in found.values()):
+        raise UsageError(f"{space} is no mapping of name → parity.sweeping.spaces.Layer")
+    return found
+
+
+def layers_of(plan: Plan) -> Space:
+    """Return the layers that the plan draws from. Raises UsageError where it names none."""
+    return _space(plan.space, plan.mine, plan.theirs)
+
+
+def settled(plan: Plan) -> Plan:
+    """Return the plan with its layers filled in. Raises UsageError for an unknown layer."""
+    space = layers_of(plan)
+    for name in plan.layers:
+        if name not in space:
+            raise UsageError(
+                f"unknown layer {name!r}{nearest(name, space)}; there are: {', '.join(space)}"
+            )
+    return replace(plan, layers=tuple(dict.fromkeys(plan.layers)) or tuple(space))
+
+
+def case_id(layer: str, number: int) -> str:
+    """Return the name of a case, ``conv2d:12345``."""
+    return f"{layer}:{number}"
+
+
+def read_id(plan: Plan, text: str) -> tuple[str, int]:
+    """Return (layer, number) of a printed id. Raises UsageError for any other text."""
+    layer, colon, number = text.rpartition(":")
+    space = layers_of(plan)
+    if not colon or not (number.isascii() and number.isdigit()) or len(number) > 15:
+        raise UsageError(f"{text!r} is no id of a case; an id is LAYER:NUMBER, as in linear:12")
+    if layer not in space:
+        raise UsageError(
+            f"unknown layer {layer!r}{nearest(layer, space)}; there are: {', '.join(space)}"
+        )
+    return layer, int(number)
+
+
+@dataclass(frozen=True)
+class CaseDraw:
+    """A case before it is run: its configuration, mode and seed."""
+
+    name: str
+    drawn: Drawn
+    mode: str
+    seed: int
+    full: bool
+
+
+def draw_case(plan: Plan, layer: str, number: int) -> CaseDraw:
+    """Return case ``number`` of ``layer``: a function of the plan's seed and the number alone."""
+    item = layers_of(plan)[layer]
+    rng = np.random.default_rng([plan.seed, zlib.crc32(layer.encode()), number])
+    drawn = item.draw(rng)
+    mode = item.modes[int(rng.integers(len(item.modes)))]
+    seed = int(rng.integers(2**31))
+    return CaseDraw(case_id(layer, number), drawn, mode, seed, number % plan.full == 0)
+
+
+def run_case(plan: Plan, layer: str, draw: CaseDraw) -> Report:
+    """Return the report on one case."""
+    import torch
+
+    from parity.checking import check
+
+    random.seed(draw.seed)
+    np.random.seed(draw.seed % 2**32)
+    torch.default_generator.manual_seed(draw.seed)  # the reference draws its initial weights
+    item = layers_of(plan)[layer]
+    try:
+        mine, theirs = item.build(draw.drawn)
+    except Exception as error:
+        return _refused(draw, error)
+    return check(
+        mine,
+        theirs,
+        *draw.drawn.inputs,
+        seed=draw.seed,
+        modes=draw.mode,
+        rungs=FULL if draw.full else LIGHT,
+        expects_zero=True,  # one draw may well be all dead ReLUs; nothing is concluded from it
+        case=draw.name,
+    )
+
+
+def _refused(draw: CaseDraw, error: Exception) -> Report:
+    from parity.findings import Cause
+    from parity.subjects import said
+
+    text = f"the constructor raised {said(error)}"
+    supported = not isinstance(error, NotImplementedError)
+    verdict = Verdict.ERROR if supported else Verdict.SKIPPED
+    cause = Cause("constructor_raised" if supported else "not_supported", text)
+    finding = Finding(draw.name, "construction", seed=draw.seed, verdict=verdict, cause=cause)
+    return Report(draw.name, (finding,))
+
+
+def record(plan: Plan, layer: str, number: int) -> dict[str, Any]:
+    """Run one case and return its line of the results: plain data, the same on every machine."""
+    draw = draw_case(plan, layer, number)
+    return as_record(draw, run_case(plan, layer, draw))
+
+
+def as_record(draw: CaseDraw, report: Report) -> dict[str, Any]:
+    """Return the line of the results that a report gives."""
+    verdicts = {f.verdict for f in report.findings if f.verdict not in QUIET}
+    worst = next((name for name in GRAVITY if name in verdicts), "SKIPPED")
+    bad = [f for f in report.findings if f.verdict not in (*QUIET, Verdict.MATCH)]
+    return {
+        "id": draw.name,
+        "verdict": str(worst),
+        "mode": draw.mode,
+        "probed": draw.full,
+        **draw.drawn.config(),
+        "failures": [_failure(f) for f in bad[:SHOWN]],
+    }
+
+
+def fault_record(plan: Plan, layer: str, number: int, name: str, text: str) -> dict[str, Any]:
+    """Return the line of a case whose process did not come back."""
+    draw = draw_case(plan, layer, number)
+    failure = {"quantity": "process", "dtype": "", "verdict": "ERROR", "cause": name, "text": text}
+    return as_record(draw, Report(draw.name, ())) | {"verdict": "ERROR", "failures": [failure]}
+
+
+def _failure(finding: Finding) -> dict[str, Any]:
+    from parity.wording import numbers_text
+
+    text = finding.cause.sentence if finding.cause else numbers_text(finding)
+    return {
+        "quantity": finding.quantity,
+        "dtype": finding.dtype,
+        "verdict": str(finding.verdict),
+        "cause": finding.cause.name if finding.cause else None,
+        "text": text[:LETTERS],
+    }
