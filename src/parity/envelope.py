@@ -81,7 +81,8 @@ def run32(plan: Plan, start: Draw, watch: Collection[tuple[int, str]] = ()) -> E
         last = 0
         for epoch, batch in plan.batches:
             if epoch != last:
-                for run in (mine, exact, *runs):
+                mine.end_epoch()
+                for run in (exact, *runs):
                     run.end_epoch()
                 last = epoch
             step += 1

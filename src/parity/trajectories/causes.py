@@ -202,12 +202,11 @@ def _changes(judge: Judge) -> Iterator[tuple[str, str, Change | None, Relabel | 
     yield "labels_misaligned", text, None, lambda b, _: Batch(b.inputs, b.target[::-1])
     for by in (1, -1):
         text = f"the labels are shifted by {abs(by)} item"
-        yield (
-            "labels_misaligned",
-            text,
-            None,
-            (lambda b, _, by=by: Batch(b.inputs, np.roll(b.target, by, axis=0))),
-        )
+        yield "labels_misaligned", text, None, _rolled(by)
+
+
+def _rolled(by: int) -> Relabel:
+    return lambda batch, _: Batch(batch.inputs, np.roll(batch.target, by, axis=0))
 
 
 def _evaluation(run: TorchRun) -> None:

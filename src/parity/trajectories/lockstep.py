@@ -115,7 +115,8 @@ class Lockstep:
         last = 0
         for epoch, batch in self.plan.batches:
             if epoch != last:
-                for run in (self.mine, self.theirs, *self.others):
+                self.mine.end_epoch()
+                for run in (self.theirs, *self.others):
                     run.end_epoch()
                 last = epoch
             self.step += 1
@@ -199,7 +200,7 @@ class Lockstep:
 
     def _predictions(self) -> None:
         """Compare what the trained nets predict in evaluation mode."""
-        runs = (self.mine, self.theirs, *self.others)
+        runs: list[MyRun | TorchRun] = [self.mine, self.theirs, *self.others]
         last = self.plan.batches.epoch(self.plan.batches.epochs - 1)
         columns = [
             np.concatenate([np.atleast_1d(run.predict(batch)) for batch in last]) for run in runs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from parity.draws import Draw
 from parity.findings import UsageError
 from parity.outcomes import Array, LayerError, Outcome
 from parity.subjects import (
+    NameMap,
     PlainRunner,
     Runner,
     Subject,
@@ -86,15 +87,34 @@ class TorchModel:
         return []
 
 
+class _Writes(MutableMapping[str, Any]):
+    """A runner's parameters as a dict: what is put into it reaches the runner."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def __getitem__(self, name: str) -> Array:
+        return self._runner.params()[name]
+
+    def __setitem__(self, name: str, array: Any) -> None:
+        self._runner.write("params", name, np.asarray(array))
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"parameter {name!r} cannot be removed")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._runner.params())
+
+    def __len__(self) -> int:
+        return len(self._runner.params())
+
+
 class _AsModel:
     """A runner dressed as the plain contract, for an optimizer factory."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-
-    @property
-    def params(self) -> Mapping[str, Array]:
-        return self._runner.params()
+        self.params = _Writes(runner)
 
     @property
     def grads(self) -> Mapping[str, Array]:
@@ -119,11 +139,15 @@ class MyRun:
         self.loss: Runner = _spawn(plan.my_loss, dtype)
         self.outcome = Outcome(())
         load(self.runner, start, dtype, plan.names)
+        target = plan.batches.first[0].target
+        load(self.loss, Draw((target, target), upstream=(None,)), dtype, NameMap())
         if isinstance(self.runner, PlainRunner):
             self.model: Any = self.runner.layer
         else:
             self.model = getattr(self.runner, "module", None) or _AsModel(self.runner)
-        self.optimizer = guarded("optimizer", self.outcome, plan.my_optimizer, self.model)
+        bind = getattr(plan.my_optimizer, "bind", None)  # parity.optimizer works on the runner
+        maker, model = (plan.my_optimizer, self.model) if bind is None else (bind, self.runner)
+        self.optimizer = guarded("optimizer", self.outcome, maker, model)
         self._check_optimizer()
         self.scheduler = None
         if plan.my_scheduler is not None:

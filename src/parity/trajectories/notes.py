@@ -10,6 +10,7 @@ def notes_of(judge: Judge) -> list[str]:
     """Return the remarks on one seed's runs."""
     found: list[str] = []
     course, envelope = judge.course, judge.envelope
+    found += getattr(judge.plan.subject, "notes", [])
     if course is not None:
         found += [f"mine warned: {text}" for text in course.warnings]
         found += _course(judge, course)

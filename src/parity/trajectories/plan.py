@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from parity.adapters.functional import Functions
 from parity.adapting import adapt, is_torch_module, keeps_contract, name_map
 from parity.draws import Draw, random_weights
 from parity.findings import UsageError
 from parity.options import Options, make_options
 from parity.outcomes import Array
-from parity.subjects import Functions, NameMap, Subject
+from parity.specs import as_spec
+from parity.subjects import NameMap, Subject
 from parity.torch_side import TorchSide, as_module
 from parity.trajectories.batches import Batches
 
@@ -49,7 +51,12 @@ class Plan:
         if seed != self.options.seed:
             params, buffers = random_weights(params, buffers, np.random.default_rng([seed, 5]))
         params = dict(params) | {n: a for n, a in self.fixed.items() if n in params}
-        return Draw((), params=params, buffers=dict(buffers), seed=seed)
+        return Draw(self.inputs, params, dict(buffers), upstream=(None,), seed=seed)
+
+    @property
+    def inputs(self) -> tuple[Array, ...]:
+        """The first batch's inputs: adapters read off them how many there are."""
+        return self.batches.first[0].inputs
 
 
 def make_plan(
@@ -103,7 +110,7 @@ def make_plan(
                 f"{what}[{side}] is {type(made).__name__}; give a factory that makes one for "
                 f"the harness's own copy: lambda {'model' if what == 'optimizer' else what}: …"
             )
-    return Plan(
+    plan = Plan(
         subject=subject,
         reference=theirs,
         my_loss=_loss_subject(losses[0], options),
@@ -119,6 +126,18 @@ def make_plan(
         originals=tuple(o for o in (model, reference) if _is_object(o)),
         case=options.case or f"training {subject.title}",
     )
+    _settle(plan)
+    return plan
+
+
+def _settle(plan: Plan) -> None:
+    """Let an adapter decide by trial what the shapes leave open, such as square weights."""
+    settle = getattr(plan.subject, "settle", None)
+    if settle is not None:
+        from parity.pair import Pair
+
+        specs = tuple(as_spec(array, i) for i, array in enumerate(plan.inputs))
+        settle(Pair(plan.subject, plan.reference, specs, plan.options, plan.names, plan.fixed))
 
 
 def _is_object(item: Any) -> bool:

@@ -40,8 +40,8 @@ class Judge:
             yield from self._envelope(self.envelope)
 
     def _finding(self, quantity: str, verdict: Verdict, **facts: Any) -> Finding:
-        named = {k: facts.pop(k) for k in ("step", "worst", "cause", "dtype") if k in facts}
-        named["allowance"] = facts.pop("allowance", 0.0)
+        keys = ("step", "worst", "cause", "dtype", "allowance")
+        named: dict[str, Any] = {k: facts.pop(k) for k in keys if k in facts}
         return Finding(
             self.plan.case, quantity, seed=self.seed, verdict=verdict, evidence=facts, **named
         )
