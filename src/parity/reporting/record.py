@@ -42,6 +42,8 @@ class Record:
             "device": settings.device or "cpu",
             "strict": bool(settings.strict),
             "created": now(),
+            "tests": {},
+            "others": [],
         }
         return cls(runs=[run], folder=settings.report)
 
@@ -117,7 +119,7 @@ class Record:
             for finding in part["findings"]:
                 if not fails(finding, part):
                     continue
-                cause = finding["cause"]["name"] if finding["cause"] else None
+                cause = (finding.get("cause") or {}).get("name")
                 key = (part["run"], part["nodeid"], finding["case"], finding["quantity"], cause)
                 if key not in kept or _gravity(finding) < _gravity(kept[key][1]):
                     kept[key] = (part, finding)

@@ -117,12 +117,25 @@ def _check_shapes(section: str, data: Mapping[str, Any]) -> None:
             raise UsageError(
                 f"a trajectory has {len(sides[0])} steps of mine and {len(sides[1])} of torch"
             )
+        if not isinstance(data.get("envelope", []), list):
+            raise UsageError("a trajectory's envelope must be a list with a width for each step")
     if section == "statistics":
-        table = data["table"]
-        if not (isinstance(table, list) and [len(row) for row in table] == [2, 2]):
+        if not _pairs(data["table"]) or len(data["table"]) != 2:
             raise UsageError("a statistics table is ((both, first alone), (second alone, neither))")
+        if not _pairs([data.get("names", ["mine", "torch"]), *_list(data.get("rows", []))]):
+            raise UsageError("a statistics entry's names, and each of its rows, are two texts")
+        if not isinstance(data.get("statements", []), list):
+            raise UsageError("a statistics entry's statements must be a list of sentences")
     if section == "figures" and not ("svg" in data or "png" in data):
         raise UsageError("a figure needs svg (text) or png (base64)")
+
+
+def _pairs(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, list) and len(row) == 2 for row in value)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def plain(value: Any) -> Any:

@@ -65,7 +65,9 @@ def _take(row: Row, finding: dict[str, Any], part: dict[str, Any]) -> None:
 
 def as_finding(data: dict[str, Any]) -> Finding:
     """Return a finding from its plain data, so that its words are made in one place."""
-    worst, cause = data["worst"], data["cause"]
+    worst, cause, evidence = data.get("worst"), data.get("cause"), dict(data["evidence"])
+    if "ratio_to_torch" in evidence:
+        evidence["ratio_to_torch"] = number(evidence["ratio_to_torch"])
     return Finding(
         case=data["case"],
         quantity=data["quantity"],
@@ -84,7 +86,7 @@ def as_finding(data: dict[str, Any]) -> Finding:
         if worst
         else None,
         cause=Cause(cause["name"], cause["sentence"]) if cause else None,
-        evidence=data["evidence"],
+        evidence=evidence,
     )
 
 
@@ -124,7 +126,7 @@ def causes(record: Record) -> list[tuple[str, int]]:
     """Return (cause, how many failures it explains): many failures often are one fault."""
     found: dict[str, int] = {}
     for _, finding in record.failures:
-        name = finding["cause"]["name"] if finding["cause"] else "no known cause"
+        name = (finding.get("cause") or {}).get("name", "no known cause")
         found[name] = found.get(name, 0) + 1
     return sorted(found.items(), key=lambda item: -item[1])
 

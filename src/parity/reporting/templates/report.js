@@ -2,6 +2,9 @@
 (() => {
   const root = document.documentElement;
   addEventListener("error", (event) => { root.dataset.error = event.message; });
+  addEventListener("load", () => {
+    root.dataset.broken = Array.from(document.images).filter((image) => !image.naturalWidth).length;
+  });
   const table = document.getElementById("table");
   const body = table.tBodies[0];
   const rows = Array.from(body.rows);
