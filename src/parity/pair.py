@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from parity.findings import Verdict
 from parity.ladder import (
     EPS32,
     EPS64,
+    SCALE_GAP,
     Judgement,
     differences,
     element_allowance,
@@ -374,12 +376,20 @@ class Pair:
             a32, a64 = r32[name], r64[name]
             assert a32 is not None
             assert a64 is not None
-            floor: Array | float = 0.0
+            floor: Array | float = 0.0 if self.elementwise else self._absolute_loss * SCALE_GAP
             if name == "grad_input0" and draw.upstream[0] is not None:
                 # 1 - y² and its like saturate: their rounding is that of the upstream value
                 floor = EPS64 * np.abs(draw.upstream[0])
-            found[name] = element_allowance(ref, noise, differences(a32, a64), floor)
+            # a sum of n terms is rounded n times, and these errors add up like √n
+            terms = 1.0 if self.elementwise else float(np.sqrt(max(ref.shape, default=1)))
+            found[name] = terms * element_allowance(ref, noise, differences(a32, a64), floor)
         return found
+
+    @cached_property
+    def _absolute_loss(self) -> float:
+        from parity.cancelling import absolute_loss
+
+        return absolute_loss(self)
 
     @property
     def elementary(self) -> bool:
