@@ -25,6 +25,11 @@ _HOMES = {
     "UsageError": "parity.findings",
     "check_training": "parity.training",
     "compare_predictions": "parity.statistics",
+    "localise": "parity.localising",
+    "Localisation": "parity.localising",
+    "save_bundle": "parity.reproducing",
+    "replay": "parity.reproducing",
+    "script": "parity.reproducing",
     "functions": "parity.adapters.functional",
     "Case": "parity.cases",
     "Rejects": "parity.cases",
@@ -64,7 +69,12 @@ if TYPE_CHECKING:
     from parity.findings import Report as Report
     from parity.findings import UsageError as UsageError
     from parity.findings import Verdict as Verdict
+    from parity.localising import Localisation as Localisation
+    from parity.localising import localise as localise
     from parity.parametrizing import parametrize as parametrize
+    from parity.reproducing import replay as replay
+    from parity.reproducing import save_bundle as save_bundle
+    from parity.reproducing import script as script
     from parity.specs import integers as integers
     from parity.specs import labels as labels
     from parity.specs import log_probabilities as log_probabilities

@@ -206,6 +206,7 @@ def _examine(exam: Examination, mine: Any, theirs: Any) -> None:
     _close_gaps(exam)
     if options.diagnose:
         _diagnose(exam)
+        _localise(exam)
 
 
 class _ReferenceRefused(Exception):
@@ -403,6 +404,14 @@ def _diagnose(exam: Examination) -> None:
     from parity.diagnosis import diagnose
 
     diagnose(exam)
+
+
+def _localise(exam: Examination) -> None:
+    """Name the layer at which two models part; a lone layer has no place to name."""
+    if exam.failed and not exam.pair.reference.lone:
+        from parity.localising import localise_failure
+
+        localise_failure(exam)
 
 
 def _refused(exam: Examination, message: str) -> None:
