@@ -1,0 +1,1 @@
+"""Speed: NumPy beside torch, in one run, interleaved, with equal threads."""
