@@ -405,7 +405,7 @@ class Pair:
 
     @property
     def elementwise(self) -> bool:
-        """Whether permuting the elements of the input permutes those of the output, bit by bit."""
+        """Whether each element of the output follows from one of the input, bit by bit."""
         if not hasattr(self, "_elementwise"):
             self._elementwise = self.elementary and self._permutes()
         return self._elementwise
@@ -417,7 +417,12 @@ class Pair:
         y = self.theirs(draw).outputs[0]
         moved = replace(draw, inputs=(x.reshape(-1)[order].reshape(x.shape),))
         z = self.theirs(moved).outputs[0]
-        return y.shape == x.shape and np.array_equal(y.reshape(-1)[order], z.reshape(-1))
+        if y.shape != x.shape or not np.array_equal(y.reshape(-1)[order], z.reshape(-1)):
+            return False
+        other = x.copy()  # softmax of a vector permutes too, but every element moves all of it
+        other.reshape(-1)[:1] += 1.0
+        w = self.theirs(replace(draw, inputs=(other,))).outputs[0]
+        return np.array_equal(w.reshape(-1)[1:], y.reshape(-1)[1:])
 
 
 def channel_axis(name: str, array: Array) -> int | None:
