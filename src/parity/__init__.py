@@ -31,6 +31,12 @@ _HOMES = {
     "replay": "parity.reproducing",
     "script": "parity.reproducing",
     "functions": "parity.adapters.functional",
+    "attributes": "parity.adapters.declared",
+    "axes": "parity.adapters.declared",
+    "one_hot_targets": "parity.adapters.declared",
+    "preset": "parity.adapters.declared",
+    "optimizer": "parity.adapters.optimizers",
+    "jax": "parity.jax_adapter",
     "Case": "parity.cases",
     "Rejects": "parity.cases",
     "parametrize": "parity.parametrizing",
@@ -59,6 +65,12 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from parity.adapters.declared import attributes as attributes
+    from parity.adapters.declared import axes as axes
+    from parity.adapters.declared import one_hot_targets as one_hot_targets
+    from parity.adapters.declared import preset as preset
+    from parity.adapters.functional import functions as functions
+    from parity.adapters.optimizers import optimizer as optimizer
     from parity.cases import Case as Case
     from parity.cases import Rejects as Rejects
     from parity.checking import assert_parity as assert_parity
@@ -69,6 +81,7 @@ if TYPE_CHECKING:
     from parity.findings import Report as Report
     from parity.findings import UsageError as UsageError
     from parity.findings import Verdict as Verdict
+    from parity.jax_adapter import jax as jax
     from parity.localising import Localisation as Localisation
     from parity.localising import localise as localise
     from parity.parametrizing import parametrize as parametrize
@@ -83,5 +96,4 @@ if TYPE_CHECKING:
     from parity.specs import probabilities as probabilities
     from parity.specs import uniform as uniform
     from parity.statistics import compare_predictions as compare_predictions
-    from parity.adapters.functional import functions as functions
     from parity.training import check_training as check_training

@@ -64,7 +64,17 @@ def _is_function(item: Any) -> bool:
 def _torch_subject(module: Any, device: str | None) -> Subject:
     from parity.torch_subject import TorchSubject
 
-    return TorchSubject(module, device)
+    subject = TorchSubject(module, device)
+    inner = getattr(module, "_orig_mod", None)
+    if inner is not None:  # torch.compile wraps: its names are those of the module inside
+        import torch._dynamo  # noqa: F401  changes settings when it is first imported, so not in mid-check
+
+        subject.title = type(inner).__name__
+        subject.forgiven = ("sys.setrecursionlimit",)  # the compiler's doing, not the layer's
+        names = [name for name, _ in inner.named_parameters()]
+        names += [name for name, _ in inner.named_buffers()]
+        subject.renamed = {f"_orig_mod.{name}": name for name in names}
+    return subject
 
 
 def _from_factory(factory: Callable[[], Any], name: str, device: str | None) -> Subject:
@@ -110,9 +120,7 @@ def name_map(subject: Subject, weights: Mapping[str, Any]) -> tuple[NameMap, dic
     names: dict[str, str] = {}
     axes: dict[str, tuple[int, ...]] = {}
     fixed: dict[str, Array] = {}
-    rename = getattr(subject, "renamed", None)
-    if rename is not None:
-        names |= rename()
+    names |= getattr(subject, "renamed", {})
     for mine, value in weights.items():
         if isinstance(value, str):
             names[mine] = value

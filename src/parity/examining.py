@@ -115,8 +115,9 @@ class Examination:
         trace = ""
         if cause is not None:
             trace = "".join(traceback.format_exception(cause, limit=-6))
-        name = "missing_partner" if failure.phase == "weights" else "raised"
-        where = "" if failure.phase == "weights" else f"{failure.phase} raised "
+        plain = {"weights": "missing_partner", "shape": "wrong_shape"}
+        name = plain.get(failure.phase, "raised")
+        where = "" if failure.phase in plain else f"{failure.phase} raised "
         message = f"{where}{failure}"
         quantity = {"weights": "weights", "backward": "backward"}.get(failure.phase, "forward")
         self.add(
@@ -137,6 +138,8 @@ class Examination:
                     Judged(quantity, "float64", verdict, None, draw, None, None, text, (name, text))
                 )
 
+        forgiven = getattr(self.pair.subject, "forgiven", ())
+        changed = [name for name in changed if name not in forgiven]
         if changed:
             fault("globals", "changes_global_state", f"changes {', '.join(changed)} for everybody")
         if forked == "starts":
@@ -428,6 +431,7 @@ def _report(exam: Examination) -> Report:
     from parity.environment import versions
 
     pair, options = exam.pair, exam.pair.options
+    exam.notes[:0] = getattr(pair.subject, "notes", ())
     covers = [
         "modes " + ", ".join(unique(str(f.evidence.get("mode")) for f in exam.findings)),
         "precisions " + ", ".join(unique(f.dtype for f in exam.findings)),

@@ -177,12 +177,23 @@ def _try(
         return
     except ZeroDivisionError:
         return
+    if name == "batch of 0" and any(_not_finite(judged) for judged in found):
+        exam.not_covered.append("batch of 0: mine makes NaN or inf of it, torch does not")
+        return
     for judged in found:
         if judged.theirs is not None:
             exam.references.setdefault(judged.quantity, []).append(judged.theirs)
         if judged.verdict in (Verdict.MISMATCH, Verdict.INACCURATE, Verdict.ERROR):
             exam.add(judged, probe=name)
     exam.covers.append(name)
+
+
+def _not_finite(judged: Judged) -> bool:
+    """Whether mine alone is NaN or inf: the mean of nothing, of a size that nobody asked for."""
+    own, ref = judged.mine, judged.theirs
+    if own is None or ref is None or own.dtype.kind != "f" or ref.dtype.kind != "f":
+        return False
+    return bool(np.isfinite(ref).all() and not np.isfinite(own).all())
 
 
 def _both_refuse(

@@ -128,7 +128,19 @@ class PlainRunner:
             current[...] = array
             if np.array_equal(store[name], array, equal_nan=True):
                 return
-        store[name] = array.copy()
+        try:
+            store[name] = array.copy()
+        except TypeError as error:
+            kind_of = type(store).__name__
+            raise LayerError(f"{kind} is a {kind_of} that cannot be written to", "weights") from error
+        if getattr(self.layer, kind).get(name) is store[name]:
+            return
+        if not np.array_equal(getattr(self.layer, kind)[name], array, equal_nan=True):
+            raise LayerError(
+                f"{kind}[{name!r}] was written, yet reads back as something else: {kind} is made "
+                f"anew at every reading; let it return the layer's own dict",
+                "weights",
+            )
 
     def mode(self, training: bool) -> bool:
         """See :class:`Runner`."""
@@ -342,6 +354,9 @@ def backward(runner: Runner, draw: Draw, outcome: Outcome, dtype: str, names: Na
         if g is None:
             continue
         g = np.asarray(cast(g, dtype))
+        if g.size != output.size:
+            text = f"the output has shape {output.shape}, torch's is {g.shape}"
+            raise LayerError(text, "shape")
         # a mean over the batch is a scalar: hand back the kind of thing that came out
         upstream.append(g.reshape(output.shape) if output.ndim else g.dtype.type(g.reshape(())))
     kept = [np.array(g) for g in upstream]

@@ -171,6 +171,10 @@ class TorchSide:
         targets = {f"grad_input{i}": t for i, t in enumerate(inputs) if t.requires_grad}
         targets |= {f"grad_{n}": p for n, p in module.named_parameters() if p.requires_grad}
         found: dict[str, Array | None] = dict.fromkeys(targets)
+        for output, g in zip(outputs, draw.upstream, strict=False):
+            if g is not None and g.size != output.numel():
+                text = f"the output has shape {tuple(output.shape)}, torch's is {g.shape}"
+                raise LayerError(text, "shape")
         pairs = [
             (output, self._tensor(g, _name(output.dtype)).reshape(output.shape))
             for output, g in zip(outputs, draw.upstream, strict=False)

@@ -88,6 +88,8 @@ class TorchSubject:
     def __init__(self, module: Any, device: str | None = None) -> None:
         self.side = TorchSide(module, "mine", device)
         self.title = type(self.side.original).__name__
+        self.forgiven: tuple[str, ...] = ()  # global settings that may be changed
+        self.renamed: dict[str, str] = {}  # own name → torch's, where they differ
 
     def spawn(self, dtype: str) -> TorchRunner:
         """Return a runner; the module is copied once a dtype and reloaded at every run."""

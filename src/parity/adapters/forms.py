@@ -40,8 +40,6 @@ class Form:
 class FormRunner(PlainRunner):
     """An object in one of the known forms, seen under torch's names and shapes once it met them."""
 
-    accumulates = False  # course-style layers overwrite their gradients, and that is fine
-
     def __init__(self, layer: Any, subject: FormSubject) -> None:
         super().__init__(layer)
         self.subject = subject
@@ -54,6 +52,13 @@ class FormRunner(PlainRunner):
             held = [slot.read() for slot in self.slots]
             tensors = any(map(is_tensor, held)) or (subject.tensors if not held else False)
         self._call = Caller(tensors)
+
+    @property
+    def accumulates(self) -> bool:  # type: ignore[override]
+        """Asked where the names are torch's own; course layers overwrite, and that is fine."""
+        plain = isinstance(getattr(self.layer, "grads", None), Mapping)
+        named = all(slot.hint in ("", slot.name.rpartition(".")[2]) for slot in self.slots)
+        return plain and named and self.form.name == "dict form"
 
     # ---- names and numbers -------------------------------------------------------------------
 
@@ -95,7 +100,8 @@ class FormRunner(PlainRunner):
     def _read(self, kind: str) -> Iterable[tuple[str, tuple[Slot, Layout | None]]]:
         for name, (slot, layout) in self._of(kind).items():
             if slot.read() is None and layout is not None:
-                yield name, (replace(slot, read=lambda at=layout: np.zeros(at.mine)), layout)
+                empty = np.zeros(layout.mine)
+                yield name, (replace(slot, read=_constantly(empty)), layout)
             elif slot.read() is not None:
                 yield name, (slot, layout)
 
@@ -183,9 +189,7 @@ class FormSubject(PlainSubject):
 
     runner: type[FormRunner] = FormRunner
 
-    def __init__(
-        self, layer: Any, form: Form, factory: Callable[[], Any] | None = None
-    ) -> None:
+    def __init__(self, layer: Any, form: Form, factory: Callable[[], Any] | None = None) -> None:
         super().__init__(layer, factory)
         self.form = form
         self.notes: list[str] = []
@@ -208,9 +212,7 @@ class FormSubject(PlainSubject):
             self.open[name] = possible
         return self.layouts.get(name, possible[0])
 
-    def said(
-        self, partners: Mapping[str, tuple[Slot, Layout | None]], own: list[str]
-    ) -> None:
+    def said(self, partners: Mapping[str, tuple[Slot, Layout | None]], own: list[str]) -> None:
         """Note how the names were read, where that is not plain from the names alone."""
         told = []
         for name, (slot, layout) in partners.items():
@@ -272,6 +274,10 @@ def _distance(mine: tuple[Array, ...], theirs: tuple[Array, ...]) -> float:
     return worst if np.isfinite(worst) else float("inf")
 
 
+def _constantly(value: Array) -> Callable[[], Array]:
+    return lambda: value
+
+
 def _seen(value: Any, layout: Layout | None) -> Array:
     return array(value) if layout is None else layout.to_theirs(array(value))
 
@@ -286,4 +292,3 @@ def is_loss(layer: Any, forward: str) -> bool:
     """Whether method ``forward`` takes a prediction and a target."""
     method = getattr(layer, forward, None)
     return callable(method) and takes_target(method)
-

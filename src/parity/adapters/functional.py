@@ -308,9 +308,7 @@ class FunctionSubject:
         """Return a runner with no parameters yet."""
         return FunctionRunner(self)
 
-    def told(
-        self, pair: Functions, names: Mapping[str, str], chosen: Mapping[str, Layout]
-    ) -> None:
+    def told(self, pair: Functions, names: Mapping[str, str], chosen: Mapping[str, Layout]) -> None:
         """Note how the arguments were read; the pair then speaks of them by the other names."""
         words = []
         for argument, name in names.items():

@@ -1,4 +1,4 @@
-"""Which array of a hand-written object is which of torch's: by name, by habit, by order and shape."""
+"""Which array of a hand-written object is which of torch's: by name, habit, order and shape."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def match(theirs: Mapping[str, Array], slots: Sequence[Slot]) -> Pairs:
     found: Pairs = {}
     left = list(in_order(slots))
     _take(found, left, _by_name(theirs, left), theirs)
-    by_hint = {}
+    by_hint: dict[str, Slot] = {}
     for hint in dict.fromkeys(slot.hint for slot in left):
         names = [n for n in theirs if n not in found and n.rpartition(".")[2] == hint]
         chosen = [slot for slot in left if slot.hint == hint]

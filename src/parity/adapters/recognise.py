@@ -78,11 +78,19 @@ def takes_target_method(item: Any, name: str) -> bool:
 def _layer(item: Any, factory: Callable[[], Any] | None) -> Subject:
     style = backward_style(item.forward, item.backward)
     found = _slots_of(item)
-    if found is None and style == "upstream":
+    if found is None and style == "upstream" and not _knows_torch(item):
         return PlainSubject(item if factory is None else None, factory)
     name, slots = found or ("object", plain_slots)
     # where nothing is known of tensors, arrays are tried first, tensors when those are refused
     return FormSubject(item, Form(name, slots, style=style), factory)
+
+
+def _knows_torch(item: Any) -> bool:
+    """Whether a layer without numbers of its own may compute on tensors: its module has torch."""
+    if any(getattr(item, name, None) for name in ("params", "buffers", "grads")):
+        return False
+    names = getattr(getattr(type(item), "forward", None), "__globals__", {})
+    return any(getattr(value, "__name__", "") == "torch" for value in list(names.values()))
 
 
 def _slots_of(item: Any) -> tuple[str, Callable[[Any], list[Slot]]] | None:

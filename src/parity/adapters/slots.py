@@ -16,9 +16,9 @@ from parity.outcomes import Array, LayerError
 # torch's name -> what courses and books call it, in lower case
 ALIASES: Mapping[str, frozenset[str]] = {
     "weight": frozenset(
-        ("weight", "weights", "w", "kernel", "kernels", "filters", "filter", "gamma", "gammas")
+        "weight weights w kernel kernels filters filter gamma gammas scale".split()
     ),
-    "bias": frozenset(("bias", "biases", "b", "beta", "betas", "shift")),
+    "bias": frozenset("bias biases b beta betas shift offset".split()),
     "running_mean": frozenset(
         ("running_mean", "moving_mean", "run_mean", "running_mu", "moving_avg_mean")
     ),
@@ -162,16 +162,24 @@ def _walk(owner: Any, path: str, seen: set[int]) -> Iterator[Slot]:
     if id(owner) in seen:
         return
     seen.add(id(owner))
+    if path and not callable(getattr(owner, "params", None)):  # a child that keeps dicts or lists
+        for slot in plain_slots(owner):
+            seen.add(id(slot.read()))
+            slot.name = f"{path}{slot.name}"
+            yield slot
     for name, value in attributes_of(owner):
         full = f"{path}{name}"
+        if id(value) in seen and not isinstance(value, (np.floating, type(None))):
+            continue
         if is_parameter(value):
             if id(value) not in seen:
                 seen.add(id(value))
                 yield parameter_slot(value, full)
         elif is_numbers(value) or value is None:
-            slot = _attribute(owner, name, full, value)
-            if slot is not None:
-                yield slot
+            made = _attribute(owner, name, full, value)
+            if made is not None:
+                seen.add(id(value))
+                yield made
         elif isinstance(value, (list, tuple, dict)):
             yield from _within(value, full, seen)
         elif is_layer(value):
@@ -210,7 +218,7 @@ def is_layer(value: Any) -> bool:
 
 
 def is_parameter(value: Any) -> bool:
-    """Whether ``value`` is a small object with an array and its gradient (``.value``, ``.grad``)."""
+    """Whether ``value`` is an object with an array and its gradient (``.value``, ``.grad``)."""
     if is_tensor(value) or isinstance(value, (np.ndarray, np.generic, type, Mapping)):
         return False
     return hasattr(value, "grad") and any(is_numbers(getattr(value, v, None)) for v in VALUES)
@@ -248,7 +256,7 @@ def attribute_slot(
     group: int = 0,
     grad: str | None = None,
 ) -> Slot:
-    """Return the slot of attribute ``name``; its gradient is attribute ``grad``, or is looked for."""
+    """Return the slot of attribute ``name``, with its gradient at ``grad`` or looked for."""
     return Slot(
         full or name,
         lambda: getattr(owner, name),
