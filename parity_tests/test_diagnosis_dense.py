@@ -13,9 +13,12 @@ X = (6, 5)
 RNG = np.random.default_rng(0)
 
 
+RUNGS = ("exact", "float64", "probes")
+
+
 def causes(mine, theirs, *inputs, **options):
     """The names of all causes that a check gives."""
-    report = parity.check(mine, theirs, *inputs, **options)
+    report = parity.check(mine, theirs, *inputs, rungs=RUNGS, **options)
     assert not report.passed
     return {f.cause.name if f.cause else None for f in report.failures}
 
@@ -98,7 +101,9 @@ def test_linear(name):
 def test_batch_size_is_told_from_channels():
     eight = changed(Linear, weight_grad=lambda s, g: 8 * (g.T @ s.x))
     assert causes(eight(), nn.Linear(5, 3), (8, 5)) == {"constant_factor"}
-    report = parity.check(changed(Linear, **LINEAR["batch_sum_not_averaged"])(), nn.Linear(5, 3), (8, 5))
+    report = parity.check(
+        changed(Linear, **LINEAR["batch_sum_not_averaged"])(), nn.Linear(5, 3), (8, 5)
+    )
     assert report.cause.sentence == (
         "weight.grad is 8 × torch's, and the batch size is 8: the batch sum was not averaged"
     )
@@ -163,7 +168,9 @@ FUNCTIONS = [
 
 
 @pytest.mark.parametrize(
-    ("name", "theirs", "f", "d"), FUNCTIONS, ids=[f"{i}-{row[0]}" for i, row in enumerate(FUNCTIONS)]
+    ("name", "theirs", "f", "d"),
+    FUNCTIONS,
+    ids=[f"{i}-{row[0]}" for i, row in enumerate(FUNCTIONS)],
 )
 def test_activation(name, theirs, f, d):
     found = causes(Function(f, d), theirs, X)
@@ -242,7 +249,10 @@ class Flatten:
 
 
 def test_flatten():
-    assert causes(Flatten(start=2), nn.Flatten(), (4, 2, 3, 5)) <= {"start_dim_ignored", "wrong_start_dim"}
+    assert causes(Flatten(start=2), nn.Flatten(), (4, 2, 3, 5)) <= {
+        "start_dim_ignored",
+        "wrong_start_dim",
+    }
     assert "input_transposed" in causes(Flatten("F"), nn.Flatten(), (4, 2, 3, 5))
 
 

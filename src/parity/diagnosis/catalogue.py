@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
-# the order of these imports is the order of the search: simple things first
-from parity.diagnosis import factors as factors  # isort: skip
-from parity.diagnosis import rearranged as rearranged  # isort: skip
-from parity.diagnosis import changed_draws as changed_draws  # isort: skip
-from parity.diagnosis import settings as settings  # isort: skip
-from parity.diagnosis import variants_norm as variants_norm  # isort: skip
-from parity.diagnosis import variants_layers as variants_layers  # isort: skip
-from parity.diagnosis import kinks as kinks  # isort: skip
-from parity.diagnosis import history as history  # isort: skip
-from parity.diagnosis.registry import HYPOTHESES, LATE, Hypothesis
+from parity.diagnosis import (
+    changed_draws,
+    factors,
+    history,
+    kinks,
+    rearranged,
+    settings,
+    variants_layers,
+    variants_norm,
+)
+from parity.diagnosis.registry import HYPOTHESES, LATE, READINGS, Hypothesis
 from parity.pair import Pair
+
+# simple things first; a new file takes its place here
+ORDER = [
+    module.__name__
+    for module in (
+        factors,
+        rearranged,
+        changed_draws,
+        variants_norm,
+        settings,
+        variants_layers,
+        kinks,
+        history,
+    )
+]
+
+
+def _place(maker: Callable[..., Any]) -> int:
+    # an extension of one's own comes last
+    return ORDER.index(maker.__module__) if maker.__module__ in ORDER else len(ORDER)
+
+
+for registry in (HYPOTHESES, LATE, READINGS):
+    registry.sort(key=_place)
 
 
 def early(pair: Pair) -> Iterator[Hypothesis]:

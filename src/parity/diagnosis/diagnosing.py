@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from parity.diagnosis import catalogue
 from parity.diagnosis.compound import compound
 from parity.diagnosis.consistency import consistency
@@ -38,6 +40,19 @@ def diagnose(exam: Examination) -> None:
     for scene in (make_scene(exam), step_scene(exam)):
         if scene is not None and scene.trials:
             _explain(scene)
+    _empty_batches(exam)
+
+
+def _empty_batches(exam: Examination) -> None:
+    """Say of what is wrong for a batch of 0 alone that a mean over nothing was taken."""
+    for index, judged in exam.failed.items():
+        own, ref = judged.mine, judged.theirs
+        if own is None or ref is None or all(a.size for a in judged.draw.inputs):
+            continue
+        if own.shape == ref.shape and np.isnan(own).any() and np.isfinite(ref).all():
+            finding = exam.findings[index]
+            text = f"{words(finding.quantity)} is NaN for a batch of 0: a mean over nothing"
+            _name(exam, index, Cause("empty_batch", text))
 
 
 def _explain(scene: Scene) -> None:
@@ -46,7 +61,7 @@ def _explain(scene: Scene) -> None:
     for index, judged in scene.open.items():
         scopes = (None, judged.draw.training, judged.draw.label)
         cause = next((c for scope in scopes if (c := found.get((judged.quantity, scope)))), None)
-        _name(scene.exam, index, cause, over=("wrong_shape",))
+        _name(scene.exam, index, cause, over=("wrong_shape", "raised"))
     _unexplained(scene)
 
 
@@ -188,7 +203,7 @@ def read_fits(trials: Sequence[Trial], name: str, reading: Reading) -> bool:
     """Whether one reading gives the hand-written quantity on every trial, to float64 accuracy."""
     for exact in (False, True):
         for trial in trials:
-            if name not in trial.theirs or trial.get(name) is None:
+            if trial.lacks(name):
                 continue
             if not _one_fits(trial, name, reading, exact):
                 return False
@@ -196,8 +211,6 @@ def read_fits(trials: Sequence[Trial], name: str, reading: Reading) -> bool:
 
 
 def _one_fits(trial: Trial, name: str, reading: Reading, exact: bool) -> bool:
-    import numpy as np
-
     try:
         with np.errstate(all="ignore"):
             own = trial.get(name)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from parity.diagnosis.trials import Trial
 from parity.draws import Draw
 from parity.examining import Examination
-from parity.findings import Verdict
+from parity.findings import Finding, Verdict
 from parity.outcomes import LayerError
 from parity.pair import Judged, Pair
 from parity.probes import batched, probe_shapes, resized
@@ -48,6 +48,9 @@ def open_findings(exam: Examination) -> dict[int, Judged]:
     found = {}
     for index, judged in exam.failed.items():
         finding = exam.findings[index]
+        if _backward_raised(finding):
+            # torch's upstream gradient may not fit an output that is wrong: ask the forward pass
+            found[index] = replace(judged, quantity="forward")
         if finding.verdict not in OPEN or judged.mine is None or judged.theirs is None:
             continue
         if finding.cause is not None and finding.cause.name not in REFINABLE:
@@ -55,6 +58,11 @@ def open_findings(exam: Examination) -> dict[int, Judged]:
         if judged.quantity != "step":
             found[index] = judged
     return found
+
+
+def _backward_raised(finding: Finding) -> bool:
+    cause = finding.cause
+    return cause is not None and cause.name == "raised" and finding.quantity == "backward"
 
 
 def make_scene(exam: Examination) -> Scene:
@@ -77,12 +85,15 @@ def make_scene(exam: Examination) -> Scene:
 
 
 def make_trial(pair: Pair, draw: Draw) -> Trial | None:
-    """Run the hand-written side on ``draw``; None where it raises."""
-    try:
-        mine = pair.mine(draw)
-        return Trial(pair, pair.masked(draw, mine), mine.quantities)
-    except (LayerError, ZeroDivisionError):
-        return None
+    """Run the hand-written side on ``draw``; without backward where that raises, else None."""
+    for asked in (draw, replace(draw, upstream=())):
+        try:
+            mine = pair.mine(asked)
+            return Trial(pair, pair.masked(draw, mine), mine.quantities)
+        except LayerError as failure:
+            if failure.phase != "backward":
+                return None
+    return None
 
 
 def _draws(scene: Scene) -> Iterator[Draw]:
@@ -98,8 +109,10 @@ def _draws(scene: Scene) -> Iterator[Draw]:
             continue
         if known.count((judged.draw.label, judged.draw.training)) < 2:
             failing.append(judged.draw)
-    full = [draw for draw in failing if all(a.size for a in draw.inputs)]
-    failing = (full or failing)[:MOST_FAILING]
+    # an empty batch fits nearly every hypothesis
+    failing = [draw for draw in failing if all(a.size for a in draw.inputs)][:MOST_FAILING]
+    if not failing:
+        return
     for draw in failing:
         yield draw if small is None else _again(pair, draw, small) or draw
     for label in dict.fromkeys(d.label if d.label in SPECIAL else "generic" for d in failing):

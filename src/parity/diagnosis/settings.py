@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from parity.diagnosis.registry import Hypothesis, hypotheses
-from parity.diagnosis.trials import Trial
+from parity.diagnosis.trials import Predict
 from parity.pair import Pair
 
 NOT_OPTIONS = {"self", "device", "dtype", "inplace", "size_average", "reduce", "bias", "eps",
@@ -51,8 +51,10 @@ class Change:
             return "wrong_reduction"
         if self.option == "weight" and self.value is None:
             return "class_weight_ignored"
-        ignored = self.value is None or _same(self.value, self.default)
-        if ignored and not _same(self.default, self.given):
+        default = self.default
+        if isinstance(self.value, tuple) and isinstance(default, int):
+            default = (default,) * len(self.value)
+        if _same(self.value, default) and not _same(default, self.given):
             return f"{self.option}_ignored"
         return f"wrong_{self.option}"
 
@@ -109,6 +111,8 @@ def rebuilt(module: nn.Module, option: str, value: Any) -> nn.Module | None:
 
 def alternatives(option: str, value: Any, default: Any, module: nn.Module) -> Iterator[Any]:
     """Yield other values of one option, the likeliest first."""
+    if default is None and value is not None and not isinstance(value, (bool, str, torch.Tensor)):
+        yield None
     if isinstance(value, bool):
         yield not value
     elif isinstance(value, str):
@@ -226,10 +230,11 @@ def hypothesis(root: nn.Module, layer: nn.Module, change: Change) -> Hypothesis 
     why = WHY.get(change.option, "") if name == "momentum_swapped" else ""
     if name.endswith("_ignored"):
         why = f": the option {change.option} is ignored"
-    return Hypothesis(name, f"behaves exactly like {text}{why}", _runner(module), module)
+    return Hypothesis(name, f"behaves exactly like {text}{why}", runner(module), module)
 
 
-def _runner(module: nn.Module) -> Callable[[Trial], Any]:
+def runner(module: nn.Module) -> Predict:
+    """Return the prediction that runs ``module`` in the reference's place."""
     return lambda trial: trial.run(module)
 
 
@@ -257,8 +262,3 @@ def numeric(pair: Pair) -> Iterator[tuple[nn.Module, nn.Module, Change]]:
                 continue
             if isinstance(value, float) or (isinstance(value, int) and isinstance(default, float)):
                 yield root, layer, Change(path, option, float(value), default, float(value))
-
-
-def as_mapping(found: Any) -> Mapping[str, Any]:
-    """Return a prediction, or nothing where none could be made."""
-    return found or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -43,11 +44,15 @@ class Trial:
         key = id(module) if not changes else None
         if key is not None and key in self._runs:
             return self._runs[key]
-        try:
-            draw = replace(self.draw, **changes) if changes else self.draw
-            found: Quantities | None = self.pair.theirs(draw, "float64", module).quantities
-        except Exception:  # a variant may fail in any way: it is only a guess
-            found = None
+        found: Quantities | None = None
+        # an output of another shape does not take torch's upstream gradient: forward alone then
+        for asked in (changes, {**changes, "upstream": ()}):
+            try:
+                draw = replace(self.draw, **asked) if asked else self.draw
+                found = self.pair.theirs(draw, "float64", module).quantities
+                break
+            except Exception:  # a variant may fail in any way: it is only a guess
+                continue
         if module is None and key is not None:
             self._runs[key] = found
         return found
@@ -93,6 +98,10 @@ class Trial:
         """Return the hand-written side's quantity ``name``."""
         return self.own.get(name)
 
+    def lacks(self, name: str) -> bool:
+        """Whether a trial cannot speak about ``name``, which one side did not give."""
+        return name not in self.theirs or self.get(name) is None
+
     @cached_property
     def _differs(self) -> dict[str, bool]:
         return {}
@@ -102,7 +111,8 @@ class Trial:
         if name not in self._differs:
             ref = self.theirs.get(name)
             others = [n.theirs.get(name) for n in self.nudged]
-            self._differs[name] = ref is not None and self.fits(name, ref, others) is False
+            open_to = ref is not None and self.get(name) is not None
+            self._differs[name] = open_to and self.fits(name, ref, others) is False
         return self._differs[name]
 
     def close(self, name: str, predicted: Array | None, own: Array | None = None) -> bool:
@@ -177,9 +187,7 @@ def explained(trials: Sequence[Trial], predict: Predict, wanted: Sequence[str]) 
         made = _guess(predict, trial)
         if made is None:
             return set()
-        alive = {
-            name for name in alive if name not in trial.theirs or trial.close(name, made.get(name))
-        }
+        alive = {name for name in alive if trial.lacks(name) or trial.close(name, made.get(name))}
         if not alive:
             return set()
         predictions.append(made)
@@ -188,7 +196,7 @@ def explained(trials: Sequence[Trial], predict: Predict, wanted: Sequence[str]) 
         alive = {
             name
             for name in alive
-            if name not in trial.theirs
+            if trial.lacks(name)
             or trial.fits(name, made.get(name), [o.get(name) for o in others]) is not False
         }
         if not alive:
@@ -198,7 +206,8 @@ def explained(trials: Sequence[Trial], predict: Predict, wanted: Sequence[str]) 
 
 def _guess(predict: Predict, trial: Trial) -> Quantities | None:
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return predict(trial)
     except Exception:  # a guess that cannot be made is no explanation
         return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from parity.diagnosis.registry import Hypothesis, hypotheses
-from parity.diagnosis.settings import replaced, root_of
+from parity.diagnosis.settings import replaced, root_of, runner
 from parity.pair import Pair
 
 VARIANTS: tuple[tuple[str, str], ...] = (
@@ -35,12 +36,39 @@ VARIANTS: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 
 
+TEXTBOOK = frozenset({"normalised_by_unbiased_variance", "eps_outside_sqrt", "divided_by_variance",
+                      "mean_not_subtracted", "statistics_per_sample",
+                      "statistics_over_all_channels"})  # fmt: skip
+
+
+class Textbook(torch.autograd.Function):
+    """A changed forward pass under the unchanged formula dx = (g - mean g - x̂·mean(g·x̂)) / σ."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, hat: torch.Tensor, inverse: torch.Tensor, axes: Any
+    ) -> Any:
+        """Return x̂ as it was computed."""
+        ctx.save_for_backward(hat, inverse)
+        ctx.axes = axes
+        return hat.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> Any:
+        """Return the formula's gradient for x."""
+        hat, inverse = ctx.saved_tensors
+        mean = g.mean(ctx.axes, keepdim=True)
+        slope = (g * hat).mean(ctx.axes, keepdim=True)
+        return (g - mean - hat * slope) * inverse, None, None, None
+
+
 class BatchNormVariant(nn.Module):
     """torch's batch normalisation of x (N, C, \\*) with the change that ``kind`` names."""
 
-    def __init__(self, given: nn.Module, kind: str) -> None:
+    def __init__(self, given: nn.Module, kind: str, textbook: bool = False) -> None:
         super().__init__()
         self.kind, self.eps, self.momentum = kind, given.eps, given.momentum
+        self.textbook = textbook
         for name in ("weight", "bias"):
             held = getattr(given, name)
             copied = None if held is None else nn.Parameter(held.detach().clone())
@@ -70,17 +98,19 @@ class BatchNormVariant(nn.Module):
             old, by_batch = self._running(x), False
         if not by_batch:
             mean, var = old
-        return self._affine(self._normalise(x, mean, var, x.numel() // x.shape[1]), x.ndim)
+        y = self._normalise(x, mean, var)
+        if self.textbook and by_batch:
+            inverse = self._normalise(torch.ones_like(mean), torch.zeros_like(mean), var)
+            y = Textbook.apply(x, y.detach(), inverse.detach(), axes)
+        return self._affine(y, x.ndim)
 
     def _batch(self, x: torch.Tensor, axes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         mean = x.mean(axes, keepdim=True)
         unbiased = self.kind == "normalised_by_unbiased_variance"
         constant = self.kind.endswith("treated_as_constant")
         held = mean.detach() if constant and not self.kind.startswith("variance") else mean
-        centred = x - (mean.detach() if self.kind == "mean_treated_as_constant" else mean)
-        if self.kind == "mean_treated_as_constant":
-            # the variance's own dependence on the mean sums to zero: only the centring matters
-            centred = x - mean
+        # the variance's own dependence on the mean sums to zero: only the centring matters
+        centred = x - mean
         count = centred.numel() / mean.numel()
         var = (centred * centred).sum(axes, keepdim=True) / (count - 1 if unbiased else count)
         if constant and not self.kind.startswith("mean"):
@@ -118,9 +148,7 @@ class BatchNormVariant(nn.Module):
         self.running_mean.mul_(1 - m).add_(m * mean)
         self.running_var.mul_(1 - m).add_(m * tracked)
 
-    def _normalise(
-        self, x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, n: int
-    ) -> torch.Tensor:
+    def _normalise(self, x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
         if self.kind == "mean_not_subtracted":
             mean = torch.zeros_like(mean)
         if self.kind == "eps_outside_sqrt":
@@ -145,9 +173,6 @@ def batch_norms(pair: Pair) -> Iterator[Hypothesis]:
             continue
         where = f" in layer {path!r}" if path else ""
         for kind, text in VARIANTS:
-            module = replaced(root, path, BatchNormVariant(layer, kind))
-            yield Hypothesis(kind, text + where, _run(module), module)
-
-
-def _run(module: nn.Module) -> Callable[..., object]:
-    return lambda trial: trial.run(module)  # type: ignore[no-any-return]
+            for textbook in (False, True) if kind in TEXTBOOK else (False,):
+                module = replaced(root, path, BatchNormVariant(layer, kind, textbook))
+                yield Hypothesis(kind, text + where, runner(module), module)
