@@ -184,17 +184,24 @@ def _half() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
 
 
-def _statm(pid: int, field: int) -> int:
+def _statm(pid: int) -> tuple[int, int, int]:
+    """Return (address space, resident, resident and shared with files) in bytes."""
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[field]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
-        return 0  # ended, or a system without /proc: the address space alone is limited there
+            page = os.sysconf("SC_PAGE_SIZE")
+            size, held, shared = (int(n) * page for n in file.read().split()[:3])
+    except (OSError, ValueError):
+        return 0, 0, 0  # ended, or a system without /proc: the address space alone is limited
+    return size, held, shared
 
 
 def resident(pid: int) -> int:
-    """Return the memory that a process holds, in bytes."""
-    return _statm(pid, 1)
+    """Return the memory that a process holds for itself, libraries left out, in bytes.
+
+    A fork starts with its parent's, while libraries come to it page by page.
+    """
+    _, held, shared = _statm(pid)
+    return held - shared
 
 
 def _live(
@@ -250,7 +257,7 @@ def _settle(trace: IO[bytes], parent: int, memory: float | None) -> None:
     faulthandler.enable(file=trace)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory is not None:
-        room = _statm(os.getpid(), 0) + int(memory * MEBI) + SLACK
+        room = _statm(os.getpid())[0] + int(memory * MEBI) + SLACK
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, (room, hard))
     torch = sys.modules.get("torch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -116,14 +117,16 @@ def max_pooling(d: Draws) -> Drawn:
 
 def windows_see(drawn: Drawn) -> bool:
     """Whether every window of a max pooling sees an element of its image."""
-    o = drawn.options
-    kernel = drawn.args[0]
-    values = (kernel, o.get("stride", kernel), o.get("padding", 0), o.get("dilation", 1))
-    return all(
-        _sees(drawn.inputs[0].shape[axis - 2], *(_pair(v)[axis] for v in values),
-              bool(o.get("ceil_mode")))
-        for axis in range(2)
-    )  # fmt: skip
+    options, kernel = drawn.options, drawn.args[0]
+    ceil = bool(options.get("ceil_mode"))
+    for axis in range(2):
+        k = _pair(kernel)[axis]
+        s = _pair(options.get("stride", kernel))[axis]
+        p = _pair(options.get("padding", 0))[axis]
+        far = _pair(options.get("dilation", 1))[axis]
+        if not _sees(drawn.inputs[0].shape[axis - 2], k, s, p, far, ceil):
+            return False
+    return True
 
 
 def flatten(d: Draws) -> Drawn:
@@ -143,17 +146,15 @@ def dropout(d: Draws) -> Drawn:
     return d.drawn((), normal(*d.shape(1, 4)))
 
 
-def _activation(**ranges: tuple[Any, ...]) -> Sampler:
+def _activation(**ranges: tuple[float, ...]) -> Sampler:
     """An elementwise function: options from lists of values, or any value in between."""
+
+    def value(d: Draws, values: tuple[float, ...]) -> float:
+        return d.pick(*values, float(d.rng.uniform(min(values), max(values))))
 
     def sample(d: Draws) -> Drawn:
         for name, (default, *values) in ranges.items():
-            low, high = min(values), max(values)
-            d.option(
-                name,
-                default,
-                lambda v=values, a=low, b=high: d.pick(*v, float(d.rng.uniform(a, b))),
-            )
+            d.option(name, default, partial(value, d, tuple(values)))
         return d.drawn((), normal(*d.shape(0, 4)))
 
     return sample
