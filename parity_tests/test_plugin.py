@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -412,15 +413,11 @@ def test_mine(parity):
 
     line = re.search(r"again: pytest (.+)$", done.stdout, re.MULTILINE)[1]
     assert line.endswith("--parity-seeds 3")
-    paths = [os.path.dirname(os.path.dirname(parity.__file__)), str(pytester.path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    again = subprocess.run(
-        f"{sys.executable} -m pytest -p parity.plugin {line}",
-        shell=True, cwd=pytester.path, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert "1 failed" in again.stdout, again.stdout + again.stderr
+    pytester.syspathinsert()
+    again = pytester.runpytest_inprocess("-p", "parity.plugin", *shlex.split(line)).stdout.str()
+    assert "1 failed" in again
     worst = re.compile(r"worst at .*")
-    assert worst.search(again.stdout)[0] == worst.search(done.stdout)[0]
+    assert worst.search(again)[0] == worst.search(done.stdout)[0]
 
 
 def test_without_the_plugin_tables_still_run(pytester):

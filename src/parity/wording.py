@@ -15,6 +15,7 @@ WORDS = {
     "dropout_mask": "dropout mask",
     "both": "both sides",
 }
+WIDTH = 110  # of what a report covers; findings keep one line each, to be searched
 MOST = 8  # blocks that a text shows before it only counts
 
 
@@ -58,7 +59,7 @@ def finding_text(finding: Finding, rerun: str | None = None) -> str:
         lines.append(f"  cause: {finding.cause.sentence}")
     elif finding.verdict is Verdict.MISMATCH:
         hint = facts.get("hint")
-        lines.append(f"  cause: none that is known fits{': ' + str(hint) if hint else ''}")
+        lines.append(f"  cause: none that is known fits{'; ' + str(hint) if hint else ''}")
     if facts.get("traceback") and finding.verdict is Verdict.ERROR:
         shown = str(facts["traceback"]).rstrip().splitlines()[-8:]
         lines += [f"  | {line}" for line in shown]
@@ -106,11 +107,21 @@ def report_text(report: Report) -> str:
     if len(shown) > MOST:
         lines.append(f"  … and {len(shown) - MOST} more findings (report.findings has them all)")
     if report.covers:
-        lines.append("covers: " + "; ".join(report.covers))
+        lines += wrapped("covers: " + "; ".join(report.covers))
     if report.not_covered:
-        lines.append("not covered: " + "; ".join(report.not_covered))
-    lines += [f"note: {note}" for note in report.notes]
+        lines += wrapped("not covered: " + "; ".join(report.not_covered))
+    for note in report.notes:
+        lines += wrapped(f"note: {note}")
     return "\n".join(lines)
+
+
+def wrapped(text: str) -> list[str]:
+    """Return ``text`` as lines that fit a terminal, the further ones indented."""
+    import textwrap
+
+    return textwrap.wrap(
+        text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def distinct(report: Report) -> list[Finding]:
