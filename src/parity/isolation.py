@@ -13,6 +13,8 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 from parity.findings import Cause, Finding, Report, UsageError, Verdict, Worst
@@ -41,6 +43,7 @@ def check_isolated(
     platform has no fork or CUDA is in use.
     """
     refuse_unforkable()
+    warm()
     case = options.case or title(mine)
     inside = replace(options, isolate=False, timeout=None, memory=None)
     task = report_task(mine, theirs, inputs, inside)
@@ -120,6 +123,20 @@ def refuse_unforkable() -> None:
             "isolate=True cannot be used once CUDA is initialised in this process: it does not "
             "survive a fork; check CUDA layers without it"
         )
+
+
+@lru_cache(maxsize=1)
+def warm() -> None:
+    """Import, before the fork, what an examination needs: the clock of the child is the layer's.
+
+    torch imports a good part of itself, for seconds, at the first gradient of all.
+    """
+    import torch
+
+    for name in ("probes", "promises", "diagnosis"):
+        import_module(f"parity.{name}")
+    one = torch.ones(1, requires_grad=True)
+    torch.autograd.grad([one * 2], [one], [torch.ones(1)])
 
 
 def title(mine: Any) -> str:
