@@ -156,11 +156,12 @@ def judge64(
     )
 
 
-def judge32(mine: Array, exact: Array, runs: Sequence[Array]) -> Judgement:
+def judge32(mine: Array, exact: Array, runs: Sequence[Array], floor: float = 0.0) -> Judgement:
     """Judge a float32 quantity against float64 on the same rounded numbers.
 
     ``runs`` are torch's own float32 answers, the plain one first and then perturbed ones; the
-    yardstick is the largest of their errors. Allowed: 4·yardstick + 4·eps·max|ref64|.
+    yardstick is the largest of their errors. Allowed: 4·yardstick + 4·eps·max|ref64|. ``floor``
+    is a scale whose rounding is granted too, as in :func:`judge64`.
     """
     with np.errstate(over="ignore"):
         narrow = exact.astype(np.float32)
@@ -169,7 +170,7 @@ def judge32(mine: Array, exact: Array, runs: Sequence[Array]) -> Judgement:
     errors = [largest(differences(run, base)) for run in runs]
     yardstick = max(errors)
     scale = largest(narrow)
-    whole = SAFETY32 * yardstick + SAFETY32 * EPS32 * scale + 4 * TINY32
+    whole = SAFETY32 * yardstick + SAFETY32 * EPS32 * max(scale, floor) + 4 * TINY32
     return _judge(
         mine,
         base,

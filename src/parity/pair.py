@@ -279,7 +279,7 @@ class Pair:
             if ref.dtype.kind != "f":
                 continue
             others = [array for r in runs if (array := r.get(name)) is not None]
-            judged = judge32(own, ref, others)
+            judged = judge32(own, ref, others, self._floor(draw, name))
             verdict = verdict32(judged, (errors64 or {}).get(name, 0.0))
             found.append(Judged(name, "float32", verdict, judged, draw, own, ref))
         return found
