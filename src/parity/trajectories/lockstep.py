@@ -12,7 +12,7 @@ from parity.outcomes import Array, LayerError
 from parity.trajectories.batches import Batch
 from parity.trajectories.mine import MyRun, TorchModel
 from parity.trajectories.plan import Plan
-from parity.trajectories.theirs import TorchRun
+from parity.trajectories.theirs import TorchRun, order_is_free
 from parity.trajectories.tracks import BUILT, Track
 
 NUDGED = 3  # one-ulp runs of the reference: the noise
@@ -58,6 +58,7 @@ class Course:
     adaptive: bool = False
     failure: Failure | None = None
     overflow: int | None = None
+    chaos: int | None = None
     narrow: bool = False
     warnings: dict[str, None] = field(default_factory=dict)
 
@@ -93,13 +94,16 @@ class Lockstep:
     def __init__(self, plan: Plan, start: Draw) -> None:
         self.plan, self.start, self.step = plan, start, 0
         self.theirs = TorchRun(plan, "float64", start)
+        # one of them sums its batches in another order as well: terms that cancel cancel otherwise
+        orders = [np.random.default_rng([start.seed, 9]) if order_is_free(plan, start) else None]
         self.others = [
             TorchRun(
-                plan, "float64", start,
-                nudged=np.random.default_rng([start.seed, 6, i]), every_step=True,
+                plan, "float64", start, every_step=True, permuted=order,
+                nudged=np.random.default_rng([start.seed, 6, i]),
             )
-            for i in range(NUDGED)
+            for i, order in enumerate(orders + [None] * (NUDGED - 1))
         ]  # fmt: skip
+        self.units: dict[str, float] = {}
         self.course = Course(adaptive=self.theirs.adaptive)
         size = sum(array.size for array in start.params.values())
         self.kept = min(KEPT, max(2, ROOM // (3 * max(size, 1))))
@@ -158,7 +162,7 @@ class Lockstep:
         if self.step <= self.kept:
             course.records.append(self._record(own, masks))
         moved = [other.quantities() for other in self.others]
-        units: dict[str, float] = {}
+        units = self.units
         for name, array in reference.items():
             if array.size and array.dtype.kind == "f":
                 size = float(np.abs(array).max())
@@ -175,6 +179,15 @@ class Lockstep:
             elif not (course.skips(name)):
                 around = [m[name] for m in moved if name in m]
                 course.track(name).compare(self.step, own[name], array, around, unit)
+        self._chaos()
+
+    def _chaos(self) -> None:
+        """Stop judging where rounding alone moves the whole net: no quantity can be told then."""
+        tracks = self.course.tracks.values()
+        if self.course.chaos is None and any(track.chaotic for track in tracks):
+            self.course.chaos = self.step
+            for track in tracks:
+                track.stop(self.step)
 
     def _record(self, own: dict[str, Array], masks: tuple[Array, ...]) -> Record:
         return Record(
@@ -205,7 +218,10 @@ class Lockstep:
         columns = [
             np.concatenate([np.atleast_1d(run.predict(batch)) for batch in last]) for run in runs
         ]
-        self.course.track("predictions").compare(self.step, columns[0], columns[1], columns[2:])
+        track = self.course.track("predictions")
+        if self.course.chaos:
+            track.stop(self.course.chaos)
+        track.compare(self.step, columns[0], columns[1], columns[2:])
 
 
 def kind_of(name: str) -> str:

@@ -47,6 +47,7 @@ class Track:
     zero: bool = False
     partings: list[Parting] = field(default_factory=list)
     open_from: int | None = None
+    chaotic: bool = False
     worst_shape: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     @property
@@ -57,7 +58,7 @@ class Track:
     def compare(
         self, step: int, mine: Array, theirs: Array, others: Sequence[Array], unit: float = 0.0
     ) -> None:
-        """Judge one step; ``unit`` is the natural size of a quantity that is zero by construction.
+        """Judge one step; ``unit`` is the natural size of its kind, such as the largest gradient.
 
         The allowance is 64·(noise + 2·eps·max|ref|), with the noise measured on ``others``, the
         reference's runs nudged by one ulp.
@@ -66,7 +67,7 @@ class Track:
         if mine.shape != theirs.shape:
             self.worst_shape = self.worst_shape or (mine.shape, theirs.shape)
             return
-        if not theirs.size:
+        if not theirs.size or self.open_from:
             return
         with np.errstate(all="ignore"):
             scale = float(np.abs(theirs).max())
@@ -80,17 +81,23 @@ class Track:
         fade = FADING if self.name == "trajectory" else 1.0
         self.height = max(fade * self.height, scale)
         bracket = self.peak + 2 * EPS64 * self.height
-        self.zero = 0 < self.height <= SAFETY64 * self.peak
+        self.zero = 0 < self.height <= SAFETY64 * self.peak and self.peak <= BUILT * unit
         if self.zero:
             bracket = max(bracket, EPS64 * unit)
         elif self.peak > UNDECIDABLE * self.height:
-            self.open_from = self.open_from or step
+            self.open_from = step
+            self.chaotic = self.peak > UNDECIDABLE * unit
             return
         allowed = SAFETY64 * bracket + 4 * TINY64
         if self.partings or off > allowed:
             self._part(step, mine, theirs, allowed, off)
         elif off / allowed >= self.usage:
             self.usage, self.allowance, self.error = off / allowed, allowed, off
+
+    def stop(self, step: int) -> None:
+        """Leave the rest of the run open: rounding has taken it over as a whole."""
+        if self.open_from is None and not self.partings:
+            self.open_from = step
 
     def _part(self, step: int, mine: Array, theirs: Array, allowed: float, off: float) -> None:
         """Keep the first step outside and the one that is furthest outside."""
@@ -112,7 +119,7 @@ class Track:
         shaky = any(nonfinite_differs(o, theirs).any() for o in others)
         both = not np.isfinite(mine).all() and not np.isfinite(theirs).all()
         if shaky or (both and not self.name == "trajectory"):
-            self.open_from = self.open_from or step
+            self.open_from, self.chaotic = step, True
             return
         judged = judge64(mine, theirs, np.zeros(theirs.shape), pinned=True)
         self.partings.append(Parting(step, judged, np.array(mine), np.array(theirs)))
