@@ -151,7 +151,7 @@ def test_headings_names_and_alternatives(outline):
     assert all(
         a.get("aria-label") or a.get("aria-labelledby")
         for _, a in tags
-        if a.get("role") in ("img", "region", "search")
+        if a.get("role") in ("img", "group", "search")
     )
     assert all("scope" in a for tag, a in tags if tag == "th")
     # What scrolls can be reached by keyboard.

@@ -19,7 +19,7 @@ FORMAT = "torch-parity report"
 VERSION = 1
 
 
-@dataclass
+@dataclass(eq=False)  # a plugin of a run must be hashable
 class Record:
     """One report: the runs it tells of, what each test found, and the sections of others."""
 
