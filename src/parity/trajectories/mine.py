@@ -216,6 +216,8 @@ class MyRun:
 
     def masks(self) -> tuple[Array, ...]:
         """Return the keep masks of the last training forward."""
+        if not self.plan.reference.dropouts:
+            return ()
         return tuple(np.array(mask) for mask in self.runner.masks())
 
     def quantities(self) -> dict[str, Array]:
