@@ -12,8 +12,11 @@ from parity.diagnosis import (
     kinks,
     rearranged,
     settings,
-    variants_layers,
+    variants,
+    variants_conv,
+    variants_functions,
     variants_norm,
+    variants_pool,
 )
 from parity.diagnosis.registry import HYPOTHESES, LATE, READINGS, Hypothesis
 from parity.pair import Pair
@@ -27,7 +30,7 @@ ORDER = [
         changed_draws,
         variants_norm,
         settings,
-        variants_layers,
+        variants,
         kinks,
         history,
     )
@@ -41,6 +44,7 @@ def _place(maker: Callable[..., Any]) -> int:
 
 for registry in (HYPOTHESES, LATE, READINGS):
     registry.sort(key=_place)
+VARIED = (variants_conv, variants_pool, variants_functions)  # they register changed layers
 
 
 def early(pair: Pair) -> Iterator[Hypothesis]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import combinations
+from functools import partial
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -227,28 +228,72 @@ def changed_inputs(pair: Pair) -> Iterator[Hypothesis]:
     for i, spec in enumerate(pair.specs):
         if spec.integral or not spec.shape:
             continue
-        for cause, text, change in _input_changes(len(spec.shape)):
-
-            def predict(t: Trial, i: int = i, c: Change = change) -> Quantities | None:
-                inputs = list(t.draw.inputs)
-                inputs[i] = c(inputs[i])
-                found, key = t.run(inputs=tuple(inputs)), f"grad_input{i}"
-                if found is None or found.get(key) is None or c is np.abs:
-                    return found
-                # exchanging, reversing and negating are their own inverses
-                return {**found, key: c(found[key])}  # type: ignore[arg-type]
-
-            yield Hypothesis(cause, f"input {i} is taken {text}", predict)
+        for cause, text, change, back in _input_changes(len(spec.shape)):
+            yield Hypothesis(
+                cause, f"input {i} is taken {text}", partial(_changed_input, i, change, back)
+            )
 
 
-def _input_changes(ndim: int) -> Iterator[tuple[str, str, Change]]:
-    yield "input_sign_lost", "by magnitude", np.abs
-    yield "input_negated", "with its sign flipped", np.negative
+def _changed_input(i: int, change: Change, back: Change | None, trial: Trial) -> Quantities | None:
+    found, key = _with_input(i, change, trial), f"grad_input{i}"
+    if found is None or found.get(key) is None or back is None:
+        return found
+    return {**found, key: back(found[key])}  # type: ignore[arg-type]
+
+
+def _input_changes(ndim: int) -> Iterator[tuple[str, str, Change, Change | None]]:
+    """Yield (cause, text, change, the change that leads a gradient back)."""
+    yield "input_sign_lost", "by magnitude", np.abs, None
+    yield "input_negated", "with its sign flipped", np.negative, np.negative
     for axis in range(ndim):
-        yield "input_reversed", f"reversed along axis {axis}", lambda a, i=axis: np.flip(a, i)
-    for i, j in combinations(range(ndim), 2):
-        yield (
-            "input_transposed",
-            f"with axes {i} and {j} exchanged",
-            lambda a, i=i, j=j: np.swapaxes(a, i, j),
+        flip = partial(np.flip, axis=axis)
+        yield "input_reversed", f"reversed along axis {axis}", flip, flip
+    for order in permutations(range(ndim)) if ndim <= 4 else ():
+        if order == tuple(range(ndim)):
+            continue
+        back = tuple(int(i) for i in np.argsort(order))
+        text = f"with its axes in the order {order}"
+        yield "input_transposed", text, partial(np.transpose, axes=order), partial(
+            np.transpose, axes=back
+        )  # fmt: skip
+        yield "memory_order", f"{text}, reshaped where it was to be transposed", partial(
+            _reread, order=order
+        ), None  # fmt: skip
+
+
+def _reread(array: Array, order: tuple[int, ...]) -> Array:
+    """Take the memory for an array whose axes stand in ``order``, and put them right."""
+    shape = tuple(array.shape[i] for i in order)
+    return array.reshape(shape).transpose(np.argsort(order))
+
+
+@late_hypotheses
+def changed_labels(pair: Pair) -> Iterator[Hypothesis]:
+    """Labels that are shifted, in reverse order, or moved to another sample."""
+    for i, spec in enumerate(pair.specs):
+        classes = dict(spec.options).get("classes")
+        if not spec.integral or not classes or not spec.shape:
+            continue
+        top = int(classes)
+        shifts: tuple[tuple[str, Change], ...] = (
+            ("one too low", partial(_shifted, by=-1, classes=top)),
+            ("one too high", partial(_shifted, by=1, classes=top)),
+            ("counted from the last class", partial(np.subtract, top - 1)),
+            ("of the next sample", partial(np.roll, shift=-1, axis=0)),
+            ("of the previous sample", partial(np.roll, shift=1, axis=0)),
+            ("of the batch in reverse order", partial(np.flip, axis=0)),
         )
+        for text, change in shifts:
+            yield Hypothesis(
+                "labels_shifted", f"the labels are {text}", partial(_with_input, i, change)
+            )
+
+
+def _shifted(labels: Array, by: int, classes: int) -> Array:
+    return np.asarray((labels + by) % classes)
+
+
+def _with_input(i: int, change: Change, trial: Trial) -> Quantities | None:
+    inputs = list(trial.draw.inputs)
+    inputs[i] = np.ascontiguousarray(change(inputs[i]))
+    return trial.run(inputs=tuple(inputs))

@@ -1,4 +1,4 @@
-"""Self-consistency: the directional derivative of mine against my own backward, no reference asked."""
+"""Self-consistency: the slope of mine against my own backward, the reference not asked."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from parity.diagnosis.fitting import fitted
 from parity.diagnosis.mapping import wrong_mapping
 from parity.diagnosis.registry import READINGS, Hypothesis, Reading, words
 from parity.diagnosis.scene import SPECIAL, Scene, make_scene
-from parity.diagnosis.stepping import step_scene
+from parity.diagnosis.stepping import repeated_cause, step_scene
 from parity.diagnosis.trials import Trial, explained
 from parity.diagnosis.where import hint, where
 from parity.examining import Examination
@@ -41,6 +41,10 @@ def diagnose(exam: Examination) -> None:
         if scene is not None and scene.trials:
             _explain(scene)
     _empty_batches(exam)
+    for index in exam.failed:
+        cause = exam.findings[index].cause
+        if cause is not None and cause.name == "not_repeatable":
+            _name(exam, index, repeated_cause(exam), over=("not_repeatable",))
 
 
 def _empty_batches(exam: Examination) -> None:

@@ -1,4 +1,4 @@
-"""Readings that rearrange: zero, transposed, flipped, swapped, offset, rounded, per-sample, others."""
+"""Readings of one quantity as torch's rearranged, swapped, moved, rounded or not yet summed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def rearranged(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
     if own.shape == ref.shape and ref.ndim > 1:
         yield Reading(
             "memory_order",
-            "{q} has torch's numbers in another memory order: reshaped where it was to be transposed",
+            "{q} has torch's numbers in another memory order: not transposed",
             _of_theirs(lambda a: a.reshape(a.shape[::-1]).transpose()),
         )
 

@@ -66,7 +66,7 @@ def _backward_raised(finding: Finding) -> bool:
 
 
 def make_scene(exam: Examination) -> Scene:
-    """Return the scene with its trials: the failing draws, other sizes, seeds and the other mode."""
+    """Return the scene and its trials: failing draws, other sizes and seeds, the other mode."""
     scene = Scene(exam, open_findings(exam))
     if not scene.open:
         return scene

@@ -131,11 +131,18 @@ def alternatives(option: str, value: Any, default: Any, module: nn.Module) -> It
         yield from _integers(option, value, default)
     elif isinstance(value, (tuple, list)) and value and all(isinstance(v, int) for v in value):
         yield from _tuples(option, tuple(value), default)
+    elif isinstance(value, (tuple, list)) and value and all(isinstance(v, float) for v in value):
+        kind = type(value)
+        yield kind(value[::-1])
+        for change in (lambda v: 0.0, lambda v: 1.0, lambda v: v * v, lambda v: 1 / v if v else 0):
+            yield kind(map(change, value))
 
 
 def _floats(option: str, v: float, default: Any, module: nn.Module) -> Iterator[float]:
     if isinstance(default, (int, float)) and default != v:
         yield float(default)
+    if option == "threshold":
+        yield from (1e30, -1e30)
     if option == "label_smoothing":
         yield from (0.0, v / 2, 2 * v)
         return
@@ -146,12 +153,14 @@ def _floats(option: str, v: float, default: Any, module: nn.Module) -> Iterator[
         yield 0.01
 
 
-def _integers(option: str, v: int, default: Any) -> Iterator[int]:
+def _integers(option: str, v: int, default: Any) -> Iterator[float]:
     if isinstance(default, int) and default != v:
         yield default
     if option == "ignore_index":
         yield -100
         return
+    if option == "threshold":
+        yield from (1e30, -1e30)
     if option in ("dim", "start_dim", "end_dim", "axis"):
         yield from (i for i in (0, 1, 2, 3, -1) if i != v)
         return

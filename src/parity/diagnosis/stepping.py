@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from parity.diagnosis.scene import OPEN, Scene
 from parity.diagnosis.trials import Trial
 from parity.examining import Examination
-from parity.outcomes import LayerError
+from parity.findings import Cause
+from parity.ladder import EPS64
+from parity.outcomes import Array, LayerError
 from parity.pair import Pair
 from parity.probes import probe_shapes
 from parity.promises import RATE, STEPS
@@ -57,3 +61,30 @@ def walked(pair: Pair, seed: int) -> list[Trial]:
             left = trial.theirs.get(f"buffer_{name}")
             buffers[name] = buffers[name] if left is None else left
     return trials
+
+
+def repeated_cause(exam: Examination) -> Cause | None:
+    """Return why a second pass over the same numbers differs, where zeroing is at fault."""
+    pair = exam.pair
+    runner = pair.subject.spawn("float64")
+    try:
+        draw = pair.draw(pair.options.seed, True, "generic", probe_shapes(pair))
+        first = dict(pair.mine(draw, "float64", runner).quantities)
+        kept = {n: None if a is None else np.array(a) for n, a in first.items()}
+        second = pair.mine(draw, "float64", runner).quantities
+    except LayerError:
+        return None
+    grads = [n for n in kept if n.startswith("grad_") and not n.startswith("grad_input")]
+    rest = [n for n in kept if n not in grads]
+    same = all(_equal(second.get(n), kept[n], 1.0) for n in rest)
+    if same and grads and all(_equal(second.get(n), kept[n], 2.0) for n in grads):
+        text = "gradients of earlier passes are still in it: zeroing does not reach them"
+        return Cause("gradient_not_zeroed", text)
+    return None
+
+
+def _equal(array: Array | None, other: Array | None, k: float) -> bool:
+    if array is None or other is None or array.shape != other.shape:
+        return array is other
+    room = 8 * EPS64 * np.abs(other).max(initial=0.0)
+    return bool((np.abs(array - k * other) <= room).all())

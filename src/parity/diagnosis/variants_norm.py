@@ -14,7 +14,7 @@ from parity.pair import Pair
 
 VARIANTS: tuple[tuple[str, str], ...] = (
     ("running_var_biased", "running_var averages the biased variance, torch the unbiased one"),
-    ("normalised_by_unbiased_variance", "it normalises by the unbiased variance, torch by the biased one"),
+    ("normalised_by_unbiased_variance", "it normalises by the unbiased variance"),
     ("statistics_treated_as_constant", "backward treats the batch mean and variance as constants"),
     ("mean_treated_as_constant", "backward treats the batch mean as a constant"),
     ("variance_treated_as_constant", "backward treats the batch variance as a constant"),
@@ -25,12 +25,13 @@ VARIANTS: tuple[tuple[str, str], ...] = (
     ("running_var_with_eps", "running_var averages the variance with eps added"),
     ("running_var_of_mean", "running_var is updated with the mean"),
     ("running_statistics_not_updated", "the running statistics are not updated in training"),
-    ("running_statistics_updated_in_evaluation", "the running statistics are updated in evaluation"),
-    ("batch_statistics_in_evaluation", "in evaluation it normalises by the batch, torch by the running statistics"),
-    ("running_statistics_in_training", "in training it normalises by the running statistics, torch by the batch"),
-    ("running_statistics_used_after_update", "in training it normalises by the running statistics just updated"),
-    ("statistics_per_sample", "mean and variance are taken per sample, torch takes them over the batch"),
-    ("statistics_over_all_channels", "one mean and variance for all channels, torch has one a channel"),
+    ("running_statistics_updated_in_evaluation", "the running statistics change in evaluation"),
+    ("batch_statistics_in_evaluation", "in evaluation it normalises by the batch"),
+    ("running_statistics_in_training", "in training it normalises by running statistics"),
+    ("running_statistics_used_after_update",
+     "in training it normalises by the running statistics just updated"),
+    ("statistics_per_sample", "mean and variance are taken per sample, not over the batch"),
+    ("statistics_over_all_channels", "one mean and variance for all channels together"),
     ("running_var_around_running_mean", "running_var is taken around the running mean"),
     ("running_var_unbiased_twice", "running_var is corrected by n/(n - 1) twice"),
 )  # fmt: skip
