@@ -88,10 +88,10 @@ def _from_factory(factory: Callable[[], Any], name: str, device: str | None) -> 
         ) from error
     if is_torch_module(made):
         return _torch_subject(made, device)
-    _refuse_hoarders(made, factory(), name)
     found = recognise(made, factory)
     if found is None:
         raise UsageError(unknown(made))
+    _refuse_hoarders(made, factory(), name)
     return found
 
 

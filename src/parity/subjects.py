@@ -7,7 +7,7 @@ import inspect
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -126,7 +126,7 @@ class PlainRunner:
         fits = isinstance(current, np.ndarray) and current.shape == array.shape
         if fits and current.flags.writeable and current.dtype == array.dtype:
             current[...] = array
-            if np.array_equal(store[name], array, equal_nan=True):
+            if np.array_equal(getattr(self.layer, kind)[name], array, equal_nan=True):
                 return
         try:
             store[name] = array.copy()
@@ -162,9 +162,12 @@ class PlainRunner:
         if callable(clear):
             clear()
             return
-        for grad in self.grads().values():
+        store = self.grads()
+        for name, grad in list(store.items()):
             if isinstance(grad, np.ndarray) and grad.flags.writeable:
                 grad[...] = 0
+            elif isinstance(grad, (np.generic, float)) and isinstance(store, MutableMapping):
+                store[name] = type(grad)(0)
 
     def forward(self, *inputs: Array) -> Any:
         """See :class:`Runner`."""

@@ -136,7 +136,10 @@ class FormRunner(PlainRunner):
                 return
         for slot in self.slots:
             if slot.kind == "params":
-                grad = slot.grad()
+                try:
+                    grad = slot.grad()
+                except Exception:
+                    continue  # nothing there before the first backward
                 if is_tensor(grad):
                     grad.detach().zero_()
                 elif isinstance(grad, np.ndarray) and grad.flags.writeable:

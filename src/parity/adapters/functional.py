@@ -86,7 +86,7 @@ class FunctionRunner:
 
     def __init__(self, subject: FunctionSubject) -> None:
         self.subject = subject
-        self.pair = subject.pair
+        self.pair = subject.given
         self._params: dict[str, Array] = {}
         self._grads: dict[str, Array] = {}
         self._names: dict[str, str] = {}  # argument → the name it is exposed under
@@ -268,12 +268,13 @@ class FunctionRunner:
         if self._cache and len(names) == len(upstream) + 1:
             first = names[0].lower() in CACHES
             return [cache, *upstream] if first else [*upstream, cache]
-        queue, handed = list(upstream), []
+        queue, handed, kept = list(upstream), [], bool(self._cache)
         for name in needed:
             if name in self._known:
                 handed.append(self._known[name])
-            elif self._cache and (name.lower() in CACHES or not queue):
+            elif kept and (name.lower() in CACHES or not queue):
                 handed.append(cache)
+                kept = False
             elif queue:
                 handed.append(queue.pop(0))
             elif self._cache == () and len(names) == len(upstream) + 1:
@@ -295,7 +296,8 @@ class FunctionSubject:
     """A pair of plain functions as given."""
 
     def __init__(self, pair: Functions) -> None:
-        self.pair = pair
+        self.given = pair
+        self.pair = pair  # as the harness sees it: torch's names for what is returned
         self.title = getattr(pair.forward, "__name__", "functions")
         self.notes: list[str] = []
         self.outputs = 0
@@ -325,7 +327,6 @@ class FunctionSubject:
         else:
             returned = tuple(names.get(name, name) for name in returned)
         self.pair = replace(self.pair, returns=returned if pair.backward else ())
-        self._spoken = pair
 
     def settle(self, pair: Pair) -> None:
         """Give configurations the reference's own settings; try the layouts left open."""

@@ -24,8 +24,13 @@ class FunctionalOptimizer:
         self.function = maker.function
         self.config = copy.deepcopy(maker.config)
         self.each = maker.each
-        self.model = runner
+        self._runner = lambda: runner  # out of sight of those who look for the user's own model
         self.memory: dict[str, Any] = {}
+
+    @property
+    def model(self) -> Any:
+        """The runner whose parameters are stepped."""
+        return self._runner()
 
     def zero_grad(self) -> None:
         """Forget the gradients of the last pass."""

@@ -36,6 +36,7 @@ LOSS_PAIRS = (
     ("compute", "gradient"),
 )
 WITH_GRADIENT = ("get", "get_loss", "loss_and_grad", "loss_and_gradient", "evaluate_loss")
+OBVIOUS = ("get", "loss", "get_loss", "loss_and_grad", "loss_and_gradient")
 FORWARDS = ("fprop", "forward_pass", "forward_propagation", "feedforward", "forward_prop", "fwd")
 BACKWARDS = (
     "bprop",
@@ -72,7 +73,7 @@ def takes_target_method(item: Any, name: str) -> bool:
     if not callable(method):
         return False
     names = required(method)
-    return takes_target(method) or (names is not None and len(names) == 2 and name == "get")
+    return takes_target(method) or (names is not None and len(names) == 2 and name in OBVIOUS)
 
 
 def _layer(item: Any, factory: Callable[[], Any] | None) -> Subject:
