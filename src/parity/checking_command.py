@@ -77,12 +77,9 @@ def run(args: argparse.Namespace) -> int:
         made = build(mine, "mine"), build(theirs, "torch")
         report = check(*made, *inputs, **options)
     remember(report, *made, inputs, options, recipes=(mine, theirs))
-    status = show(report, args.json)
-    if report.passed:
-        return status
-    if args.script:
-        print(script(report), end="")
-    if args.bundle:
+    wanted = args.script and not report.passed
+    status = show(report, args.json, script(report) if wanted else None)
+    if args.bundle and not report.passed:
         place = save_bundle(report, args.bundle)
         print(f"saved: parity replay {place} --mine {mine.target}", file=sys.stderr)
     return status

@@ -156,12 +156,15 @@ def _parser() -> Parser:
     return parser
 
 
-def show(report: Report, as_json: bool) -> int:
-    """Print a report, as text or as JSON; return the exit status."""
+def show(report: Report, as_json: bool, script: str | None = None) -> int:
+    """Print a report, as text or as JSON, and the script of a failure; return the exit status."""
     if as_json:
-        print(json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False))
+        data = report.to_dict() | ({} if script is None else {"script": script})
+        print(json.dumps(data, ensure_ascii=False, allow_nan=False))
     else:
         print(_printable(str(report)))
+        if script is not None:
+            print(_printable(script), end="")
     causes = {f.cause.name for f in report.findings if f.cause}
     if "reference_refused" in causes:
         return CANNOT  # torch itself does not take these inputs: nothing was compared

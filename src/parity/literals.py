@@ -48,7 +48,9 @@ def literal(text: str) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    return getattr(error, "msg", None) or type(error).__name__
+    text = getattr(error, "msg", None) or str(error).partition("\n")[0]
+    # ast names the node by its address, which tells a reader nothing
+    return "no literal" if not text or text.startswith("malformed node") else text
 
 
 def arguments(texts: Iterable[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -68,7 +68,8 @@ def _no_name(target: str) -> str:
 
 def _no_such(holder: Any, name: str, place: str) -> str:
     offers = _offers(holder)
-    close = nearest(name, offers or dir(holder))
+    alike = [offer for offer in offers if offer.lower() == name.lower()]
+    close = nearest(name, alike or offers or dir(holder))
     return f"{place} has no {name!r}{close or ';'} it offers: {_listed(offers)}".replace(
         "? it", "? It"
     )
@@ -82,7 +83,8 @@ def _offers(holder: Any) -> list[str]:
     own = getattr(holder, "__name__", "")
     items = [(n, getattr(holder, n, None)) for n in public]
     kept = [(n, item) for n, item in items if callable(item) or hasattr(item, "forward")]
-    mine = [n for n, item in kept if getattr(item, "__module__", own) == own]
+    homes = {n: str(getattr(item, "__module__", None) or own) for n, item in kept}
+    mine = [n for n, home in homes.items() if (home + ".").startswith(own + ".")]
     return mine or [n for n, _ in kept]
 
 

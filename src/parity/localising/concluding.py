@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -260,10 +260,8 @@ class _Locator:
         own: dict[tuple[int, str], Parting] = {}
         for parting in step.own:
             own.setdefault((parting.unit, parting.direction), parting)
-        first = next((p for p in free if p.direction == "forward"), None)
-        first = first or next((p for p in free if p.direction == "backward"), None)
-        if first is None or ((first.unit, first.direction) not in own and own):
-            first = self._first(step, own) or first
+        # a buffer that is wrong does not show in what the model hands on, only in its own layer
+        first = min([*free, *own.values()], key=self._when(step), default=None)
         faulty = tuple(dict.fromkeys(self.units[unit].theirs for unit, _ in own))
         if first is None:
             return Localisation(self._nothing(step), units=tuple(self.units))
@@ -301,14 +299,17 @@ class _Locator:
                 return "both models agree here: no layer parts from its partner"
         return "no layer parts from its partner: the difference lies in what joins them"
 
-    def _first(self, step: _Step, own: Mapping[tuple[int, str], Parting]) -> Parting | None:
-        """The own fault that comes first: forward in order, then backward from the end."""
-        order = [call.unit for call in step.reference.calls]
-        forward = [(order.index(u), p) for (u, way), p in own.items() if way == "forward"]
-        if forward:
-            return min(forward, key=lambda item: item[0])[1]
-        backward = [(order.index(u), p) for (u, way), p in own.items() if way == "backward"]
-        return max(backward, key=lambda item: item[0])[1] if backward else None
+    def _when(self, step: _Step) -> Callable[[Parting], tuple[int, int]]:
+        """When a quantity is computed: forward in order, then backward from the end."""
+        places: dict[int, list[int]] = {}
+        for position, call in enumerate(step.reference.calls):
+            places.setdefault(call.unit, []).append(position)
+
+        def key(parting: Parting) -> tuple[int, int]:
+            position = places[parting.unit][parting.place]
+            return (0, position) if parting.direction == "forward" else (1, -position)
+
+        return key
 
     def _free(self, step: _Step) -> list[Parting]:
         """Where the two free runs part, in the order in which they ran."""
@@ -328,7 +329,7 @@ class _Locator:
             parts = compare(call.unit, mine[place], call, twins)
             if step.mine.failure is not None:
                 parts = [p for p in parts if p.message != "nothing comes back"]
-            found += parts
+            found += [replace(part, place=place) for part in parts]
         forward = [p for p in found if p.direction == "forward"]
         return forward + [p for p in reversed(found) if p.direction == "backward"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ class Parting:
     quantity: str
     judgement: Judgement | None = None
     message: str = ""
+    place: int = 0  # which of the layer's calls, where it stands at several places
 
 
 @dataclass
@@ -114,7 +115,8 @@ def judge_forced(
             return [Parting(index, direction, direction, message=f"it raises {failure}")]
         except UsageError:
             return []
-        found += compare(index, outcome_call(index, outcome, call), call, twins)
+        parts = compare(index, outcome_call(index, outcome, call), call, twins)
+        found += [replace(part, place=place) for part in parts]
         for name, array in outcome.quantities.items():
             if name.startswith("grad_") and not name.startswith("grad_input") and array is not None:
                 sums[name] = sums[name] + array if name in sums else array
