@@ -12,6 +12,7 @@ from parity.diagnosis import (
     kinks,
     rearranged,
     settings,
+    terms,
     variants,
     variants_conv,
     variants_functions,
@@ -27,6 +28,7 @@ ORDER = [
     for module in (
         factors,
         rearranged,
+        terms,
         changed_draws,
         variants_norm,
         settings,

@@ -158,33 +158,43 @@ def swapped(pair: Pair) -> Iterator[Hypothesis]:
             yield Hypothesis("inputs_swapped", f"inputs {i} and {j} are exchanged", exchanged)
 
 
-ROUNDINGS = (("float32", _float32), ("float16", _float16), ("bfloat16", _bfloat16))
+ROUNDINGS: tuple[tuple[str, Change], ...] = (
+    ("float32", _float32),
+    ("float16", _float16),
+    ("bfloat16", _bfloat16),
+)
+PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("the input", ("inputs",)),
+    ("the upstream gradient", ("upstream",)),
+    ("every parameter", ("params",)),
+    ("everything", ("inputs", "upstream", "params")),
+)
 
 
 @late_hypotheses
 def rounded_numbers(pair: Pair) -> Iterator[Hypothesis]:
     """Inputs, parameters or upstream gradients rounded to a narrower type on the way in."""
     for label, narrow in ROUNDINGS:
-
-        def cut(a: Array | None, narrow: Change = narrow) -> Array | None:
-            return narrow(a) if a is not None and a.dtype.kind == "f" else a
-
-        for what, change in (
-            ("the input", lambda t, cut=cut: {"inputs": tuple(map(cut, t.draw.inputs))}),
-            ("the upstream gradient", lambda t, cut=cut: {"upstream": tuple(map(cut, t.draw.upstream))}),
-            ("every parameter",
-             lambda t, cut=cut: {"params": {n: cut(a) for n, a in t.draw.params.items()}}),
-            ("everything", lambda t, cut=cut: {
-                "inputs": tuple(map(cut, t.draw.inputs)),
-                "upstream": tuple(map(cut, t.draw.upstream)),
-                "params": {n: cut(a) for n, a in t.draw.params.items()},
-            }),
-        ):  # fmt: skip
+        for what, fields in PARTS:
             yield Hypothesis(
                 f"rounded_through_{label}",
                 f"{what} is rounded through {label}",
-                lambda t, c=change: t.run(**c(t)),
+                partial(_rounded, narrow, fields),
             )
+
+
+def _rounded(narrow: Change, fields: tuple[str, ...], trial: Trial) -> Quantities | None:
+    def cut(a: Array | None) -> Array | None:
+        return narrow(a) if a is not None and a.dtype.kind == "f" else a
+
+    made: dict[str, Any] = {}
+    for field in fields:
+        held = getattr(trial.draw, field)
+        if field == "params":
+            made[field] = {name: cut(array) for name, array in held.items()}
+        else:
+            made[field] = tuple(map(cut, held))
+    return trial.run(**made)
 
 
 @late_hypotheses
@@ -200,26 +210,23 @@ def other_upstream(pair: Pair) -> Iterator[Hypothesis]:
         ("upstream_absolute", "backward takes the upstream gradient's magnitude", np.abs),
     )  # fmt: skip
     for cause, text, change in changes:
-        yield Hypothesis(
-            cause,
-            text,
-            lambda t, c=change: t.run(
-                upstream=tuple(None if g is None else c(g) for g in t.draw.upstream)
-            ),
-        )
+        yield Hypothesis(cause, text, partial(_with_upstream, change))
     if len(pair.specs) == 1 and pair.reference.lone:
         yield Hypothesis(
             "derivative_at_output",
             "backward takes the derivative at the output, torch at the input",
-            lambda t: (
-                {
-                    n: a
-                    for n, a in (t.run(inputs=(t.theirs["forward"],)) or {}).items()
-                    if n.startswith("grad_")
-                }
-                | {"forward": t.theirs["forward"]}
-            ),
+            _at_output,
         )
+
+
+def _with_upstream(change: Change, trial: Trial) -> Quantities | None:
+    return trial.run(upstream=tuple(None if g is None else change(g) for g in trial.draw.upstream))
+
+
+def _at_output(trial: Trial) -> Quantities | None:
+    output = trial.theirs["forward"]
+    found = None if output is None else trial.run(inputs=(output,))
+    return found and {**found, "forward": output}
 
 
 @late_hypotheses

@@ -124,7 +124,7 @@ def _options(
     pair: Pair, trials: Sequence[Trial], left: list[str], deadline: float
 ) -> dict[str, Cause]:
     """Two options of one layer changed together."""
-    from parity.diagnosis.settings import changes, rebuilt, replaced, root_of, shown
+    from parity.diagnosis.settings import changes, rebuilt, replaced, root_of, runner, shown
 
     causes: dict[str, Cause] = {}
     root = root_of(pair)
@@ -139,7 +139,7 @@ def _options(
         if made is None:
             continue
         module = replaced(root, path, made)
-        for name in explained(trials, lambda t, m=module: t.run(m), left):
+        for name in explained(trials, runner(module), left):
             text = f"behaves exactly like {shown(layer, one)} with {two.option}={two.value!r}"
             causes[name] = Cause(f"{one.name}+{two.name}", f"two faults at once: {text}")
             left.remove(name)

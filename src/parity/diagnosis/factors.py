@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -249,7 +250,11 @@ def matching(
                 for at, k in enumerate(ks)
             ):
                 picked = tuple(factors[i] for i in chosen)
-                yield picked, lambda t, p=picked: math.prod(f.of(t) or math.nan for f in p)
+                yield picked, partial(_value, picked)
+
+
+def _value(factors: Sequence[Factor], trial: Trial) -> float:
+    return math.prod(factor.of(trial) or math.nan for factor in factors)
 
 
 def _equal(k: float, values: Sequence[float | None]) -> bool:
@@ -282,13 +287,13 @@ def factor_readings(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
     for factors, value in matching(trials, ks):
         label = "+".join(dict.fromkeys(f.name for f in factors))
         text = "{q} is " + describe(factors, trials[at], ks[at]).replace("{", "").replace("}", "")
-        yield Reading(label, text, lambda t, q, v=value: _times(t, q, v(t)))
+        yield Reading(label, text, partial(_times, value))
     seen = [k for k in ks if not math.isnan(k)]
     if len(seen) > 1 and max(seen) - min(seen) <= CLOSE * abs(seen[0]) and seen[0]:
         text = "{q} is " + f"{seen[0]:.6g} × torch's on every draw"
-        yield Reading("constant_factor", text, lambda t, q: _times(t, q, seen[0]))
+        yield Reading("constant_factor", text, partial(_times, lambda t: seen[0]))
 
 
-def _times(trial: Trial, name: str, k: float) -> Array | None:
+def _times(value: Callable[[Trial], float], trial: Trial, name: str) -> Array | None:
     ref = trial.theirs.get(name)
-    return None if ref is None else k * ref
+    return None if ref is None else value(trial) * ref

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -25,18 +26,18 @@ def other_side(pair: Pair) -> Iterator[Hypothesis]:
         yield Hypothesis(
             "kink_derivative",
             f"at the corner it takes the derivative from the {side}, torch the other",
-            lambda t, s=sign: _moved(t, s * NUDGE),
+            partial(_moved, sign * NUDGE),
         )
     if len(pair.specs) > 1:
         for sign in (1, -1):
             yield Hypothesis(
                 "kink_derivative",
                 "a score exactly on the margin counts as inside it, in torch as outside",
-                lambda t, s=sign: _margin(t, s * NUDGE),
+                partial(_margin, sign * NUDGE),
             )
 
 
-def _moved(trial: Trial, by: float) -> Quantities | None:
+def _moved(by: float, trial: Trial) -> Quantities | None:
     """Gradients at x + by where the trial sits on kinks; the forward pass stays."""
     if not trial.pinned:
         return trial.theirs
@@ -44,7 +45,7 @@ def _moved(trial: Trial, by: float) -> Quantities | None:
     return found and {**found, **{n: a for n, a in trial.theirs.items() if n.startswith("forward")}}
 
 
-def _margin(trial: Trial, by: float) -> Quantities | None:
+def _margin(by: float, trial: Trial) -> Quantities | None:
     target = trial.draw.inputs[1]
     if not trial.pinned or trial.x.ndim != 2 or target.shape != trial.x.shape[:1]:
         return trial.theirs

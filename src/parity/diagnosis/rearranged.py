@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import permutations
 from typing import Any
 
@@ -13,10 +13,11 @@ from parity.diagnosis.registry import Reading, readings, words
 from parity.diagnosis.trials import Trial
 from parity.outcomes import Array
 
+Change = Callable[[Array], Array]
 ROUNDED = 2.0**-20  # a value that was only rounded to float32 or less is this near to torch's
 
 
-def _of_theirs(change: Callable[[Array], Array]) -> Callable[[Trial, str], Array | None]:
+def _of_theirs(change: Change) -> Callable[[Trial, str], Array | None]:
     def predict(trial: Trial, name: str) -> Array | None:
         ref = trial.theirs.get(name)
         return None if ref is None else change(ref)
@@ -24,7 +25,7 @@ def _of_theirs(change: Callable[[Array], Array]) -> Callable[[Trial, str], Array
     return predict
 
 
-SIMPLE: tuple[tuple[str, str, Callable[[Array], Array]], ...] = (
+SIMPLE: tuple[tuple[str, str, Change], ...] = (
     ("zero", "{q} is zero throughout, torch's is not", np.zeros_like),
     ("absolute_value", "{q} is the absolute value of torch's", np.abs),
     ("squared", "{q} is the square of torch's", np.square),
@@ -54,17 +55,17 @@ def rearranged(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
     for axes in permutations(range(ref.ndim)) if 2 <= ref.ndim <= 4 else ():
         if axes != tuple(range(ref.ndim)):
             text = "{q} is torch's transposed" + (f": axes {axes}" if ref.ndim > 2 else "")
-            yield Reading("transposed", text, _of_theirs(lambda a, p=axes: a.transpose(p)))
+            yield Reading("transposed", text, _of_theirs(partial(np.transpose, axes=axes)))
     spatial = tuple(range(2, ref.ndim))
     for axes in ([spatial] if len(spatial) > 1 else []) + [(i,) for i in range(ref.ndim)]:
         where = "both spatial axes" if axes == spatial and len(axes) > 1 else f"axis {axes[0]}"
         flips = "kernel_flipped" if name == "grad_weight" and axes == spatial else "flipped"
         text = f"{{q}} is torch's reversed along {where}"
-        yield Reading(flips, text, _of_theirs(lambda a, p=axes: np.flip(a, p)))
+        yield Reading(flips, text, _of_theirs(partial(np.flip, axis=axes)))
     for axis in range(ref.ndim):
         for shift in (1, -1):
             text = f"{{q}} is torch's shifted by {shift} along axis {axis}"
-            yield Reading("shifted", text, _of_theirs(lambda a, s=shift, i=axis: np.roll(a, s, i)))
+            yield Reading("shifted", text, _of_theirs(partial(np.roll, shift=shift, axis=axis)))
     if own.shape != ref.shape and own.size == ref.size:
         yield Reading(
             "reshaped",
@@ -101,7 +102,7 @@ def unsummed(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
                     f"{'batch' if axis == 0 else 'axis'}_not_reduced",
                     text,
                     lambda t, q: t.theirs.get(q),
-                    lambda t, a, r=reduce, i=axis, k=keep: r(a, axis=i, keepdims=k),
+                    partial(_reduced, reduce, axis, keep),
                 )
     for axis in range(ref.ndim):
         for how, reduce in (("summed", np.sum), ("averaged", np.mean)):
@@ -109,7 +110,7 @@ def unsummed(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
                 yield Reading(
                     "reduced_too_far",
                     f"{{q}} is torch's {how} over axis {axis}, which torch keeps",
-                    _of_theirs(lambda a, r=reduce, i=axis, k=keep: r(a, axis=i, keepdims=k)),
+                    _of_theirs(partial(_reduced_theirs, reduce, axis, keep)),
                 )
     for how, reduce in (("sum", np.sum), ("mean", np.mean)):
         yield Reading(
@@ -117,11 +118,21 @@ def unsummed(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
             f"{{q}} is not reduced: its {how} is torch's"
             if own.size > 1
             else f"{{q}} is the {how} of torch's",
-            (lambda t, q: t.theirs.get(q))
-            if own.size > 1
-            else _of_theirs(lambda a, r=reduce: r(a)),
-            (lambda t, a, r=reduce: np.asarray(r(a))) if own.size > 1 else None,
+            (lambda t, q: t.theirs.get(q)) if own.size > 1 else _of_theirs(reduce),
+            partial(_reduced, reduce, None, False) if own.size > 1 else None,
         )
+
+
+def _reduced_theirs(reduce: Any, axis: int, keep: bool, theirs: Array) -> Array:
+    return np.asarray(reduce(theirs, axis=axis, keepdims=keep))
+
+
+def _reduced(reduce: Any, axis: int | None, keep: bool, trial: Trial, own: Array) -> Array:
+    return np.asarray(reduce(own, axis=axis, keepdims=keep))
+
+
+def _held(other: str, trial: Trial, name: str) -> Array | None:
+    return trial.theirs.get(other)
 
 
 @readings
@@ -137,7 +148,7 @@ def another(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
         elif both == {"buffer"}:
             cause = "buffers_swapped"
         text = f"{{q}} holds what torch has in {words(other)}"
-        yield Reading(cause, text, lambda t, q, o=other: t.theirs.get(o))
+        yield Reading(cause, text, partial(_held, other))
     if name.startswith("grad_input"):
         yield Reading(
             "upstream_passed_through",
@@ -184,127 +195,14 @@ def _bfloat16(array: Array) -> Array:
     return kept.view(np.float32).astype(np.float64)
 
 
-def _holds_only(trial: Trial, name: str, narrow: Callable[[Array], Array]) -> bool:
+def _holds_only(trial: Trial, name: str, narrow: Change) -> bool:
     own, ref = trial.get(name), trial.theirs.get(name)
     if own is None or ref is None or own.shape != ref.shape or own.dtype.kind != "f":
         return ref is None
     if not own.size or not np.isfinite(own).all() or not np.isfinite(ref).all():
         return not own.size
-    near = {_float32: ROUNDED, _float16: 2.0**-9, _bfloat16: 2.0**-6}[narrow]
+    nearness: dict[Change, float] = {_float32: ROUNDED, _float16: 2.0**-9, _bfloat16: 2.0**-6}
+    near = nearness[narrow]
     if not (np.abs(own - ref) <= near * np.abs(ref).max()).all():
         return False
     return bool(np.array_equal(narrow(own), own))
-
-
-@readings
-def offset(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
-    """Read a quantity as torch's plus a constant, a parameter, an input or the upstream."""
-    for label, text, term in _terms(trials[0], name):
-        for sign, cause, verb in ((1, "term_added", "plus"), (-1, "term_subtracted", "minus")):
-            yield Reading(
-                f"{label}_{cause}",
-                f"{{q}} is torch's {verb} {text}",
-                lambda t, q, f=term, s=sign: _add(t, q, f, s),
-            )
-    c = _constant(trials, name)
-    if c is not None:
-        yield Reading(
-            "constant_offset",
-            f"{{q}} is torch's {'plus' if c > 0 else 'minus'} {abs(c):.6g} on every draw",
-            lambda t, q: _add(t, q, lambda u: np.float64(c), 1),
-        )
-
-
-def _terms(trial: Trial, name: str) -> Iterator[tuple[str, str, Callable[[Trial], Any]]]:
-    ref = trial.theirs.get(name)
-    if ref is None:
-        return
-    for param in trial.draw.params:
-        shown = trial.draw.params[param].shape
-        if shown == ref.shape:
-            yield param, param, lambda t, n=param: t.draw.params[n]
-        elif len(shown) == 1 and ref.ndim > 1 and shown[0] == ref.shape[1] and name == "forward":
-            yield (
-                param,
-                param,
-                lambda t, n=param, k=ref.ndim: t.draw.params[n].reshape((1, -1) + (1,) * (k - 2)),
-            )
-    if trial.x.shape == ref.shape:
-        yield "input", "the input", lambda t: t.x
-    if trial.upstream is not None and trial.upstream.shape == ref.shape:
-        yield "upstream", "the upstream gradient", lambda t: t.upstream
-    eps = getattr(trial.pair.reference.original, "eps", None)
-    if isinstance(eps, float):
-        yield "eps", f"eps ({eps:g})", lambda t: np.float64(eps)
-
-
-def _add(trial: Trial, name: str, term: Callable[[Trial], Any], sign: int) -> Array | None:
-    ref, extra = trial.theirs.get(name), term(trial)
-    if ref is None or extra is None:
-        return None
-    made = ref + sign * extra
-    return made if made.shape == ref.shape else None
-
-
-def _constant(trials: Sequence[Trial], name: str) -> float | None:
-    found: list[float] = []
-    for trial in trials:
-        own, ref = trial.get(name), trial.theirs.get(name)
-        if own is None or ref is None or own.shape != ref.shape or not own.size:
-            continue
-        c = float(np.median(own - ref))
-        if not math.isfinite(c):
-            return None
-        found.append(c)
-    if not found or max(found) - min(found) > 1e-9 * abs(found[0]) or not found[0]:
-        return None
-    return found[0]
-
-
-@readings
-def scaled_by_parameter(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
-    """Read a quantity as torch's times or divided by a parameter, channel by channel."""
-    ref = trials[0].theirs.get(name)
-    if ref is None or not ref.ndim:
-        return
-    for param, array in trials[0].draw.params.items():
-        if array.ndim != 1:
-            continue
-        for axis in {0, min(1, ref.ndim - 1), ref.ndim - 1}:
-            if ref.shape[axis] != array.size:
-                continue
-            for power, cause, text in (
-                (1, "multiplied_by", "torch's times {p}: once too often"),
-                (-1, "divided_by", "torch's divided by {p}: that factor is missing"),
-            ):
-                yield Reading(
-                    f"{cause}_{param}",
-                    "{q} is " + text.format(p=param),
-                    lambda t, q, n=param, i=axis, e=power: _scaled(t, q, n, i, e),
-                )
-
-
-def _scaled(trial: Trial, name: str, param: str, axis: int, power: int) -> Array | None:
-    ref = trial.theirs.get(name)
-    if ref is None or ref.shape[axis] != trial.draw.params[param].size:
-        return None
-    shape = [1] * ref.ndim
-    shape[axis] = -1
-    return ref * (trial.draw.params[param] ** power).reshape(shape)
-
-
-@readings
-def clipped(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
-    """Read a quantity as torch's cut off at the largest magnitude that is seen."""
-    tops = []
-    for trial in trials:
-        own, ref = trial.get(name), trial.theirs.get(name)
-        if own is None or ref is None or own.shape != ref.shape or not own.size:
-            continue
-        if trial.differs(name):
-            tops.append(float(np.abs(own).max()))
-    if len(tops) > 1 and max(tops) == min(tops) and tops[0] > 0:
-        c = tops[0]
-        text = f"{{q}} is torch's clipped to ±{c:.6g}"
-        yield Reading("clipped", text, _of_theirs(lambda a: np.clip(a, -c, c)))
-        yield Reading("clipped", text, _of_theirs(lambda a: np.minimum(a, c)))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from parity.diagnosis.registry import Hypothesis, hypotheses
-from parity.diagnosis.settings import replaced, root_of
+from parity.diagnosis.settings import replaced, root_of, runner
 from parity.pair import Pair
 
 Make = Callable[[Any], nn.Module]
@@ -38,7 +38,7 @@ def changed_layers(pair: Pair) -> Iterator[Hypothesis]:
                     module = replaced(root, path, make(layer))
                 except ValueError:  # the change does not apply to these options
                     continue
-                yield Hypothesis(name, text + where, lambda t, m=module: t.run(m), module)
+                yield Hypothesis(name, text + where, runner(module), module)
 
 
 class Lambda(nn.Module):

@@ -149,8 +149,8 @@ def _mse_by_batch(layer: Any) -> nn.Module:
     nn.CrossEntropyLoss, "softmax_missing", "it takes scores for log-probabilities: no log-softmax"
 )
 def _no_softmax(layer: Any) -> nn.Module:
-    return Lambda(layer, lambda m, x, y: functional.nll_loss(
-        x, y, layer.weight, ignore_index=layer.ignore_index, reduction=layer.reduction))  # fmt: skip
+    options = {"ignore_index": layer.ignore_index, "reduction": layer.reduction}
+    return Lambda(layer, lambda m, x, y: functional.nll_loss(x, y, layer.weight, **options))
 
 
 @variant(

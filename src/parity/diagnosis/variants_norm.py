@@ -128,8 +128,8 @@ class BatchNormVariant(nn.Module):
         if self.num_batches_tracked is not None:
             self.num_batches_tracked += 1
         m = self.momentum
-        if m is None:
-            m = 1.0 / float(self.num_batches_tracked)
+        if m is None and self.num_batches_tracked is not None:
+            m = 1.0 / self.num_batches_tracked.item()
         mean = x.mean(axes)
         n = x.numel() / mean.numel() if mean.numel() else 1
         biased = x.var(axes, unbiased=False)

@@ -14,7 +14,7 @@ from parity.diagnosis.windows import window_index, written
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)  # type: ignore[return-value]
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
 
 
 def _windows(layer: Any, x: torch.Tensor, fill: float) -> tuple[torch.Tensor, tuple[int, ...]]:
