@@ -10,7 +10,6 @@ import sys
 
 # Runs inside this process must find these loaded: pytester forgets what a run itself imported.
 import matplotlib.backends.backend_svg  # noqa: F401
-import numpy as np
 import pytest
 import torch
 
@@ -23,10 +22,7 @@ import parity.promises
 import parity.reporting.page
 import parity.statistics
 import parity.torch_subject
-from parity.findings import Finding, Report, UsageError, Verdict
-from parity.parametrizing import Check, home
 from parity.session import Session, closed, current, opened
-from parity.settings import read_settings, spans
 
 pytest_plugins = ["pytester"]
 
@@ -196,50 +192,6 @@ def report_of_wrong(fault):
     return row.report()
 
 
-@pytest.mark.parametrize(
-    ("quantity", "evidence", "expected"),
-    [
-        ("grad_weight", {}, "grad_weight"),
-        ("grad_weight", {"probe": "strided arrays"}, "layouts"),
-        ("grad_weight", {"probe": "batch of 1"}, "grad_weight"),
-        ("backward", {}, "grad_input0"),
-        ("forward1", {}, "forward"),
-        ("both", {}, "forward"),
-        ("something new", {}, "forward"),
-    ],
-)
-def test_every_finding_has_one_home(quantity, evidence, expected):
-    assert home(Finding("case", quantity, evidence=evidence), LAYERS_CHECKED) == expected
-
-
-def test_nothing_to_compare_is_a_skip():
-    report = Report("c", (Finding("c", "forward", verdict=Verdict.ERROR),))
-    check = Check("grad_weight", LAYERS_CHECKED)
-    with pytest.raises(Exception, match="not judged: forward is a ERROR") as caught:
-        check.skip(check.part(report), report)
-    assert type(caught.value).__name__ == "SkipTest"
-
-
-@pytest.mark.parametrize(
-    ("cases", "says"),
-    [
-        ([], "got no cases"),
-        (3, "got int; give a list"),
-        ("abc", "got str; give a list"),
-        ([1], r"case 0 is int; a row is parity.Case"),
-        ([("a", int, int, (1,)), ("a", int, int, (1,))], "two cases have the id 'a'"),
-        ([{"id": "a", "min": 1}], "case 0: .*unexpected keyword argument 'min'"),
-        (
-            [parity.Case("a", int, torch.nn.ReLU, ((2,),), options={"sede": 1})],
-            "case 'a': unknown option 'sede', did you mean 'seed'",
-        ),
-    ],
-)
-def test_rows_that_are_no_cases(cases, says):
-    with pytest.raises(UsageError, match=says):
-        parity.parametrize(cases)
-
-
 def test_a_row_that_cannot_be_built_does_not_take_the_others_along(project):
     tests = """
 def refuse(*args):
@@ -274,57 +226,6 @@ def test_mistyped_options_end_in_one_line(project, flag, says):
     lines = [line for line in result.stderr.lines if line.strip()]
     assert len(lines) == 1
     assert says in lines[0]
-
-
-@pytest.mark.parametrize(
-    ("table", "says"),
-    [
-        ("sedes = 0", "unknown key 'sedes', did you mean 'seeds'?"),
-        ("seeds = -1", "[tool.parity] seeds is -1"),
-        ("seeds = []", "[tool.parity] seeds is []"),
-        ("seeds = true", "[tool.parity] seeds is True"),
-        ("dtypes = 'float46'", "did you mean 'float64'?"),
-        ("dtypes = []", "[tool.parity] dtypes is []"),
-        ("device = 3", "[tool.parity] device is 3"),
-        ("strict = 'yes'", "[tool.parity] strict is 'yes'; it must be true or false"),
-        ("report = 1", "[tool.parity] report is 1"),
-        ("gaps = 'none'", "[tool.parity] gaps is 'none'; it must be a table"),
-        ("gaps = {grad_bias = ''}", "it must be a sentence"),
-    ],
-)
-def test_mistyped_tables_end_in_one_line(tmp_path, table, says):
-    (tmp_path / "pyproject.toml").write_text(f"[tool.parity]\n{table}\n", encoding="utf-8")
-    with pytest.raises(UsageError) as caught:
-        read_settings({}, tmp_path, tmp_path)
-    assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_tables_that_are_none(tmp_path):
-    (tmp_path / "pyproject.toml").write_text("[tool]\nparity = 3\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="it must be a table"):
-        read_settings({}, tmp_path, tmp_path)
-    (tmp_path / "pyproject.toml").write_text("[tool\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_settings({}, tmp_path, tmp_path)
-
-
-def test_the_command_line_wins(tmp_path):
-    text = '[tool.parity]\nseeds = [3, 4]\ndtypes = "float32"\nstrict = true\nreport = "out"\n'
-    (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
-    here = tmp_path / "tests"
-    settings = read_settings({}, tmp_path, here)
-    assert settings.seeds == (3, 4)
-    assert settings.dtypes == ("float32",)
-    assert settings.strict
-    assert settings.report == tmp_path / "out"
-    given = {"seeds": "0-2 9", "dtypes": "float64,float32", "report": "there"}
-    settings = read_settings(given, tmp_path, here)
-    assert settings.seeds == (0, 1, 2, 9)
-    assert settings.dtypes == ("float64", "float32")
-    assert settings.report == here / "there"
-    assert settings.repeat == ("--parity-dtypes", "float64,float32")
-    assert spans(settings.seeds) == "0-2,9"
 
 
 def test_gaps_of_a_project_turn_red_when_they_close(project, pytester):
@@ -451,13 +352,3 @@ def test_it(parity):
     assert result.ret == pytest.ExitCode.INTERNAL_ERROR
     outcomes(result, passed=1)
     result.stdout.fnmatch_lines(["parity: the report could not be written to *out*"])
-
-
-def test_seeds_as_a_list():
-    mine, theirs = (lambda: torch.nn.Linear(4, 3)), torch.nn.Linear(4, 3)
-    report = parity.check(mine, theirs, (8, 4), seeds=[7, 2], rungs=["float64"])
-    assert [f.seed for f in report.of("grad_weight")] == [7, 2]
-    with pytest.raises(UsageError, match="seeds is empty"):
-        parity.check(mine, theirs, (8, 4), seeds=[])
-    with pytest.raises(UsageError, match="seed is nan"):
-        parity.check(mine, theirs, (8, 4), seeds=[np.nan])

@@ -1,8 +1,7 @@
-"""Reports as data and Markdown: gathered, written whole, read with care, merged."""
+"""Reports as data and Markdown: gathered, told, and written whole."""
 
 import json
 import math
-import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +9,9 @@ import pytest
 import torch
 
 import parity
-from parity.findings import Cause, Finding, Report, UsageError, Verdict, Worst
-from parity.reporting import contribute, load, merge, record, write, write_merged
+from parity.findings import Cause, Finding, Report, UsageError, Worst
+from parity.reporting import contribute, record, write
 from parity.reporting import writing as files
-from parity.reporting.heat import SIDE, error_map, svg
 from parity.reporting.markdown import markdown
 from parity.reporting.record import FORMAT, Record
 from parity.reporting.sections import SECTIONS, entry
@@ -21,41 +19,9 @@ from parity.reporting.summary import closing, header
 from parity.reporting.tables import as_finding, rows, trajectory
 from parity.session import Session, closed, opened
 from parity.settings import Settings
+from parity_tests.reports import finding, sample
 
 HOSTILE = "<script>alert('x')</script> \"q\" | `tick` [a](b) 名前\n# title \x00\x1b[31m"
-
-
-def finding(case="linear", quantity="forward", verdict="MATCH", **facts):
-    error = facts.pop("error", 1e-16)
-    cause = facts.pop("cause", None)
-    return Finding(
-        case,
-        quantity,
-        verdict=Verdict(verdict),
-        allowance=4e-16,
-        worst=Worst((0, 1), 1.5, 1.25, 0.25),
-        cause=cause,
-        evidence={"error": error, "usage": error / 4e-16, "differing": 1, "size": 2, **facts},
-    )
-
-
-def sample(case="linear", faulty=True, version="2.13.0"):
-    """A record of one case, one of whose quantities is wrong."""
-    made = Record.of(Settings(seeds=(0, 3)))
-    made.runs[0]["versions"] = {"torch": version, "numpy": "2.4.6", "python": "3.11.7"}
-    cause = Cause("batch_sum_not_averaged", "weight.grad is 8 × torch's")
-    parts = [
-        finding(case),
-        finding(case, "grad_weight", "MISMATCH", error=7.0, cause=cause)
-        if faulty
-        else finding(case, "grad_weight"),
-    ]
-    for part in parts:
-        node = f"test_layers.py::test[{case}-{part.quantity}]"
-        made.add(
-            Report(case, (part,), rerun=f"pytest '{node}' --parity-seeds 0"), part.quantity, node
-        )
-    return made
 
 
 @pytest.fixture
@@ -278,139 +244,6 @@ def test_header_and_closing_lines():
     assert line.endswith(", seeds 0-2, float32, on cpu, strict")
     assert closing(sample())[0][0] == "parity: 1 case, 2 findings: 1 MISMATCH, 1 MATCH"
     assert closing(Record.of(settings)) == []
-
-
-# --- merging ------------------------------------------------------------------------------------
-
-
-def test_merging_keeps_runs_apart_and_counts_a_run_once(tmp_path):
-    write(sample(faulty=False), tmp_path / "new")
-    write(sample(version="2.4.1"), tmp_path / "old")
-    made, names = write_merged(
-        [tmp_path / "new", tmp_path / "old" / "report.json", tmp_path / "new"], tmp_path / "both"
-    )
-    assert len(names) == 3
-    assert [run["versions"]["torch"] for run in made.runs] == ["2.13.0", "2.4.1"]
-    assert [p["run"] for p in made.parts] == [0, 0, 1, 1]
-    assert not made.passed
-    text = (tmp_path / "both" / "report.md").read_text("utf-8")
-    assert "| linear | grad of weight | torch 2.4.1 | **MISMATCH** |" in text
-    assert merge([tmp_path / "both"]).to_dict() == made.to_dict()
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda d: "{", "is not JSON"),
-        (lambda d: "[" * 100_000, "is not JSON"),
-        (lambda d: [], "is not a report of torch-parity"),
-        (lambda d: {**d, "format": "other"}, "is not a report of torch-parity"),
-        (lambda d: {**d, "version": 2}, "format version 2; this torch-parity reads up to 1"),
-        (lambda d: {**d, "parts": 3}, "the report.parts is 3, not a list"),
-        (lambda d: {**d, "runs": [3]}, r"runs\[0\] is 3, not a table"),
-        (lambda d: {**d, "parts": [3]}, r"parts\[0\] is 3, not a table"),
-        (lambda d: {**d, "parts": [{**d["parts"][0], "run": 7}]}, "belongs to run 7, of 1 runs"),
-        (lambda d: {**d, "parts": [{**d["parts"][0], "case": 7}]}, r"parts\[0\]\.case is 7"),
-        (lambda d: {**d, "sections": {"other": [{"run": 0}]}}, "unknown section 'other'"),
-    ],
-)
-def test_reports_that_cannot_be_read(tmp_path, change, says):
-    write(sample(), tmp_path)
-    path = tmp_path / "report.json"
-    changed = change(json.loads(path.read_text("utf-8")))
-    path.write_text(changed if isinstance(changed, str) else json.dumps(changed), encoding="utf-8")
-    with pytest.raises(UsageError, match=says) as caught:
-        load(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_reports_that_are_not_there(tmp_path):
-    with pytest.raises(UsageError, match="is not there; give a report's folder"):
-        load(tmp_path)
-    with pytest.raises(UsageError, match="nothing to merge"):
-        merge([])
-    (tmp_path / "report.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UsageError, match="is not JSON"):
-        load(tmp_path)
-
-
-def leaves(value, path=()):
-    """Every place in JSON data."""
-    yield path
-    if isinstance(value, dict):
-        for key in value:
-            yield from leaves(value[key], (*path, key))
-    if isinstance(value, list):
-        for i in range(len(value)):
-            yield from leaves(value[i], (*path, i))
-
-
-def test_a_report_that_was_tampered_with_is_shown_or_refused(tmp_path):
-    made = sample()
-    made.sections = {"rates": [{"run": 0, "name": "x", "successes": 1, "trials": 2, "low": 0.1}]}
-    made.sections["speed"] = [{"run": 0, "name": "x", "ratio": 1.0, "baseline": 2.0}]
-    made.sections["trajectories"] = [{"run": 0, "title": "t", "mine": [1.0], "torch": [1.0]}]
-    made.sections["statistics"] = [{"run": 0, "title": "t", "table": [[1, 2], [3, 4]]}]
-    data = made.to_dict()
-    places = [place for place in leaves(data) if place]
-    choice = random.Random(0)
-    refused = 0
-    for _ in range(600):
-        changed = json.loads(json.dumps(data))
-        place = choice.choice(places)
-        holder = changed
-        for key in place[:-1]:
-            holder = holder[key]
-        holder[place[-1]] = choice.choice([None, -1, 1e400, "", "x", [], {}, [[]], {"a": 1}, True])
-        path = tmp_path / "report.json"
-        path.write_text(json.dumps(changed), encoding="utf-8")
-        try:
-            assert markdown(load(path))
-        except UsageError:
-            refused += 1
-    assert 0 < refused < 600
-
-
-# --- where the error is -------------------------------------------------------------------------
-
-
-def test_error_map_shows_where_the_error_is():
-    theirs = np.zeros((2, 3, 40, 60))
-    mine = theirs.copy()
-    mine[1, 2, 39, 59] = 5.0
-    found = error_map(mine, theirs)
-    cells = np.array(found["cells"])
-    assert cells.shape == (SIDE, SIDE)
-    assert np.flatnonzero(cells).tolist() == [SIDE * SIDE - 1]
-    assert cells[-1, -1] == 5.0
-    assert found["shape"] == [2, 3, 40, 60]
-    assert "1 of 576 cells differ, the largest by 5" in svg(found)
-
-
-def test_error_map_of_numbers_that_are_none():
-    found = error_map(np.array([np.nan, np.inf, np.nan, 1.0]), np.array([0.0, np.inf, np.nan, 1.0]))
-    assert found["cells"] == [["inf", 0.0, 0.0, 0.0]]
-    assert "heat6" in svg(found)
-    assert error_map(np.ones(2), np.ones(3)) is None
-    assert error_map(np.ones(0), np.ones(0)) is None
-    assert error_map(None, np.ones(1)) is None
-    assert error_map(np.float64(2.0), np.float64(1.0))["cells"] == [[1.0]]
-
-
-@pytest.mark.parametrize("bad", [None, 3, {}, {"cells": 3}, {"cells": []}, {"cells": [[]]}])
-def test_a_map_from_a_file_may_be_anything(bad):
-    assert svg(bad) == ""
-
-
-def test_findings_that_fail_carry_a_map():
-    reference = torch.nn.Linear(4, 3)
-    other = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Hardtanh(-0.1, 0.1))
-    names = {"0.weight": "weight", "0.bias": "bias"}
-    report = parity.check(other, reference, (8, 4), weights=names, diagnose=False)
-    maps = [f.evidence["heat"] for f in report.of("forward") if "heat" in f.evidence]
-    assert len(maps) == 1
-    assert np.array(maps[0]["cells"]).shape == (8, 3)
 
 
 def test_every_section_is_shown_in_markdown():
