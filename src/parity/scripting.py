@@ -86,8 +86,12 @@ class _Script:
         found.append(f"mine, theirs = {mine}, {theirs}")
         if not self.draw.training:
             found.append(f"theirs.eval(); {self._evaluation()}")
-        found += self._weights() + self._inputs() + self._passes()
-        return [*found, self._closing()]
+        found += self._weights()
+        rest = [*self._passes(), self._closing()]
+        inputs = self._inputs()
+        if len(found) + len(inputs) + len(rest) > MOST_LINES:
+            inputs = ["; ".join(inputs)]
+        return [*found, *inputs, *rest]
 
     # ---- the two sides ---------------------------------------------------------------------------
 
@@ -154,11 +158,10 @@ class _Script:
         params, buffers = self.pair.reference.params, self.pair.reference.buffers
         if not params and not buffers:
             return []
+        positive = ".abs()" if buffers else ""
         found = [
-            "for name, tensor in [*theirs.named_parameters(), *theirs.named_buffers()]:",
-            "    if tensor.is_floating_point():",
-            f"        tensor.data = torch.tensor(rng.uniform(-1, 1, tensor.shape))"
-            f"{'.abs()' if buffers else ''}.to(tensor)",
+            "for name, tensor in theirs.state_dict().items():",
+            f"    tensor.copy_(torch.tensor(rng.uniform(-1, 1, tensor.shape)){positive})",
         ]
         if self.torch_mine:
             return [*found, "mine.load_state_dict(theirs.state_dict())"]
@@ -170,10 +173,11 @@ class _Script:
         if names.axes:
             axes = {n: tuple(a) for n, a in names.axes.items()}
             turn = f".transpose({axes!r}.get(name, range(tensor.ndim)))"
-        store = "(mine.params if isinstance(tensor, torch.nn.Parameter) else mine.buffers)"
+        store = f"(mine.params if {key} in mine.params else mine.buffers)"
         store = store if buffers else "mine.params"
         place = "[...]" if self._writable() else ""
-        return [*found, f"        {store}[{key}]{place} = tensor.detach().numpy(){turn}.copy()"]
+        write = f"{store}[{key}]{place} = tensor.numpy(){turn}.copy()"
+        return [*found, f"    if tensor.is_floating_point(): {write}"]
 
     def _laid_out(self) -> list[str]:
         """Lines for weights that are attributes, or arguments, with a layout of their own."""
@@ -189,13 +193,11 @@ class _Script:
                 inner = layout.folded or layout.theirs
                 row = (name, own, inner, layout.axes or tuple(range(len(inner))), layout.mine)
             rows.append(row)
-        start = [
-            f"for name, own, inner, axes, shape in {rows!r}:",
-            "    value = theirs.state_dict()[name].numpy().reshape(inner).transpose(axes)",
-        ]
+        names = "name, own, inner, axes, shape"
+        value = "theirs.state_dict()[name].numpy().reshape(inner).transpose(axes).reshape(shape)"
         if self.functions:
-            return ["weights = {}", *start, "    weights[own] = value.reshape(shape).copy()"]
-        return [*start, "    setattr(mine, own, value.reshape(shape).copy())"]
+            return [f"weights = {{own: {value}.copy() for {names} in {rows!r}}}"]
+        return [f"for {names} in {rows!r}:", f"    setattr(mine, own, {value}.copy())"]
 
     def _writable(self) -> bool:
         """Whether the layer's own arrays can take the numbers, in the precision that is asked."""
@@ -326,7 +328,8 @@ class _Script:
         if self.functions:
             names = [name for name, _ in self.partners.values()]
             given = list(self.functions.returns or names)
-            text = f"dx[{given.index(own) - len(given)}]" if own in given else ""
+            known = [name for name in (own, theirs) if name in given]
+            text = f"dx[{given.index(known[0]) - len(given)}]" if known else ""
         else:
             held = [own] if store == "buffers" else grad_names(own)
             text = next((f"mine.{n}" for n in held if hasattr(self.runner.layer, n)), "")
