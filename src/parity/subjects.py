@@ -131,8 +131,8 @@ class PlainRunner:
         try:
             store[name] = array.copy()
         except TypeError as error:
-            kind_of = type(store).__name__
-            raise LayerError(f"{kind} is a {kind_of} that cannot be written to", "weights") from error
+            text = f"{kind} is a {type(store).__name__} that cannot be written to"
+            raise LayerError(text, "weights") from error
         if getattr(self.layer, kind).get(name) is store[name]:
             return
         if not np.array_equal(getattr(self.layer, kind)[name], array, equal_nan=True):

@@ -11,7 +11,7 @@ import numpy as np
 from parity.adapters.slots import is_tensor, tensor_like
 
 TARGETS = frozenset(
-    "y y_true ytrue true target targets label labels t truth y_gt expected actual gt y_batch".split()
+    "y y_true ytrue true target targets label labels t truth y_gt gt expected actual".split()
 )
 INPUTS = frozenset(("x", "input", "inputs", "inp", "x_in", "a_prev", "data", "z"))
 
