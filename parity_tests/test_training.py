@@ -364,6 +364,54 @@ def test_a_float32_only_net_is_judged_against_the_envelope():
     assert any("float32 only" in note for note in report.notes)
 
 
+class HalfAtZero(impl.ReLU):
+    """The derivative ½ at 0, as torch.maximum has it; torch's ReLU has 0 there."""
+
+    def forward(self, x):
+        self.x = x
+        return super().forward(x)
+
+    def backward(self, grad):
+        return grad * ((self.x > 0) + 0.5 * (self.x == 0)).astype(grad.dtype)
+
+
+@pytest.mark.parametrize(("relu", "passes"), [(impl.ReLU, True), (HalfAtZero, False)])
+def test_a_start_on_the_kink_is_decided(relu, passes):
+    torch.manual_seed(4)
+    theirs = nn.Sequential(nn.Linear(1, 16), nn.ReLU(), nn.Linear(16, 1))
+    nn.init.zeros_(theirs[0].bias)
+    mine = impl.Sequential(impl.Linear(1, 16), relu(), impl.Linear(16, 1))
+    x = np.arange(-5, 6)[:, None] / 10
+    loss = (impl.MSELoss(reduction="sum"), nn.MSELoss(reduction="sum"))
+    report = train(mine, theirs, loss=loss, optimizer=sgd(lr=1e-2), batches=(x, x**2), epochs=5)
+    assert report.passed is passes, report
+    assert not any(f.verdict == "UNDECIDED" for f in report.findings), report
+    if not passes:
+        assert (report.failures[0].quantity, report.failures[0].step) == ("grad_0.bias", 1)
+
+
+def test_chaos_is_left_open_and_not_called_a_match():
+    torch.manual_seed(5)
+    mine = impl.Sequential(impl.Linear(6, 16), impl.Tanh(), impl.Linear(16, 1))
+    theirs = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
+    loss = (impl.MSELoss(), nn.MSELoss())
+    report = train(mine, theirs, loss=loss, optimizer=sgd(lr=0.3), batches=(X, TARGET), epochs=100)
+    verdicts = [f for f in report.of("trajectory") if f.dtype == "float64"]
+    assert [f.verdict for f in verdicts] == ["MATCH", "UNDECIDED"], report
+    assert verdicts[1].step == verdicts[0].step + 1
+    assert any("no longer tell" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("lr", [0.8, 1.2, 2.0])
+def test_saturation_in_a_diverging_run_is_no_fault(lr):
+    torch.manual_seed(5)
+    mine = impl.Sequential(impl.Linear(6, 16), impl.Tanh(), impl.Linear(16, 1))
+    theirs = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
+    loss = (impl.MSELoss(), nn.MSELoss())
+    report = train(mine, theirs, loss=loss, optimizer=sgd(lr=lr), batches=(X, TARGET), epochs=25)
+    assert report.passed, report
+
+
 # ---- vacuous runs -------------------------------------------------------------------------------
 
 

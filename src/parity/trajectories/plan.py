@@ -88,28 +88,10 @@ def make_plan(
     subject = adapt(model, options)
     names, fixed = name_map(subject, options.weights)
     losses = _pair("loss", loss, "loss=(MyLoss(), torch.nn.CrossEntropyLoss())")
-    makers = _pair(
-        "optimizer",
-        optimizer,
-        "optimizer=(lambda model: MySGD(model, lr=0.1), "
-        "lambda params: torch.optim.SGD(params, lr=0.1))",
-    )
-    steppers = (None, None) if scheduler is None else _pair(
-        "scheduler", scheduler, "scheduler=(lambda optimizer: …, lambda optimizer: …)"
+    makers = _factories("optimizer", "model", optimizer, "lambda params: torch.optim.SGD(params)")
+    steppers = (None, None) if scheduler is None else _factories(
+        "scheduler", "optimizer", scheduler, "lambda optimizer: StepLR(optimizer, 10)"
     )  # fmt: skip
-    for what, side, made in (
-        ("optimizer", 0, makers[0]),
-        ("optimizer", 1, makers[1]),
-        ("scheduler", 0, steppers[0]),
-        ("scheduler", 1, steppers[1]),
-    ):
-        if made is not None and (
-            not callable(made) or (hasattr(made, "step") and not _is_type(made))
-        ):
-            raise UsageError(
-                f"{what}[{side}] is {type(made).__name__}; give a factory that makes one for "
-                f"the harness's own copy: lambda {'model' if what == 'optimizer' else what}: …"
-            )
     plan = Plan(
         subject=subject,
         reference=theirs,
@@ -145,10 +127,6 @@ def _is_object(item: Any) -> bool:
     return is_torch_module(item) or (keeps_contract(item) and not isinstance(item, Functions))
 
 
-def _is_type(value: Any) -> bool:
-    return isinstance(value, type)
-
-
 def _made(loss: Any) -> Any:
     return loss() if isinstance(loss, type) else loss
 
@@ -158,6 +136,19 @@ def _pair(what: str, value: Any, example: str) -> tuple[Any, Any]:
         return value[0], value[1]
     given = "nothing" if value is None else type(value).__name__
     raise UsageError(f"{what} is {given}; it must be a pair (mine, theirs): {example}")
+
+
+def _factories(what: str, takes: str, value: Any, example: str) -> tuple[Any, Any]:
+    """Return a pair of factories; something already made would hold the user's own objects."""
+    made = _pair(what, value, f"{what}=(lambda {takes}: …, {example})")
+    for side, factory in enumerate(made):
+        finished = hasattr(factory, "step") and not isinstance(factory, type)
+        if not callable(factory) or finished:
+            raise UsageError(
+                f"{what}[{side}] is {type(factory).__name__}; give a factory that makes one for "
+                f"the harness's own copy: lambda {takes if side == 0 else 'params'}: …"
+            )
+    return made
 
 
 def _epochs(value: Any) -> int:

@@ -75,7 +75,12 @@ class Judge:
     def _verdict(self, track: Track) -> Verdict:
         if track.worst_shape:
             return Verdict.MISMATCH
-        found = [verdict64(p.judgement, self.shrink(track.name, p)) for p in track.partings]
+        opened = self.envelope.opened if self.envelope else None
+        # once correct float32 runs lie far apart, err64 / err32 of a grown error says nothing
+        telling = [
+            p for p in track.partings if p is track.first or opened is None or p.step < opened
+        ]
+        found = [verdict64(p.judgement, self.shrink(track.name, p)) for p in telling]
         if Verdict.MISMATCH in found:
             return Verdict.MISMATCH
         return Verdict.INACCURATE if found else Verdict.MATCH
