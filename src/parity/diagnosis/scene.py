@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from parity.diagnosis.trials import Trial
 from parity.draws import Draw
@@ -14,7 +15,7 @@ from parity.pair import Judged, Pair
 from parity.probes import batched, probe_shapes, resized
 
 SPECIAL = ("integers", "magnitudes", "extreme")
-MOST_FAILING = 5
+MOST_FAILING = 4
 OPEN = frozenset({Verdict.MISMATCH, Verdict.INACCURATE})
 REFINABLE = frozenset({"wrong_shape"})  # a fact about the shapes, for which a cause may be found
 
@@ -115,9 +116,12 @@ def _draws(scene: Scene) -> Iterator[Draw]:
         return
     for draw in failing:
         yield draw if small is None else _again(pair, draw, small) or draw
+    first = True
     for label in dict.fromkeys(d.label if d.label in SPECIAL else "generic" for d in failing):
         for training in sorted({d.training for d in failing}, reverse=True):
-            yield from _more(pair, label, training)
+            # every size is tried once; other modes and kinds of draws need a second batch size
+            yield from islice(_more(pair, label, training), None if first else 1)
+            first = False
     if pair.reference.buffers or pair.reference.dropouts:
         for training in (True, False):
             yield from _made(pair, pair.options.seed, training, "generic", small)
@@ -147,11 +151,11 @@ def _more(pair: Pair, label: str, training: bool) -> Iterator[Draw]:
     """Yield draws with another seed, other batch sizes, and other sizes of an image."""
     seed = pair.options.seed + 101
     small = probe_shapes(pair)
-    yield from _made(pair, seed, training, label, small)
     if not batched(pair):
+        yield from _made(pair, seed, training, label, small)
         return
     asked = (small or [spec.shape for spec in pair.specs])[0][0]
-    for batch in {min(asked, 8) + 3, 5 if asked != 5 else 7}:
+    for batch in (min(asked, 8) + 3, 5 if asked != 5 else 7):
         yield from _made(pair, seed, training, label, resized(pair, batch))
     spec = pair.specs[0]
     if len(pair.specs) == 1 and spec.free and len(spec.shape) > 2:
