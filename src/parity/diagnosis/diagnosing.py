@@ -22,6 +22,7 @@ from parity.examining import Examination
 from parity.findings import Cause
 
 BUDGET = 0.6  # seconds after which no further combinations are tried
+LIMIT = 10.0  # seconds after which no further hypothesis is tried: large models on slow machines
 Causes = dict[str, Cause]
 
 
@@ -130,21 +131,32 @@ class _Search:
         """Return the causes of ``names``: one for all if there is one, else one for each."""
         innocent = self.scene.innocent(trials)
         partial: list[tuple[Hypothesis, set[str]]] = []
-        whole = _whole(catalogue.early(self.scene.pair), trials, names, innocent, partial)
+        whole = _whole(
+            self._timely(catalogue.early(self.scene.pair)), trials, names, innocent, partial
+        )
         if whole is not None:
             return dict.fromkeys(names, whole)
         read = {name: made for name in names if (made := self._read(trials, name))}
         if len(read) == len(names) and len({made.name for made in read.values()}) == 1:
             return read
-        whole = _whole(catalogue.late(self.scene.pair), trials, names, innocent, partial)
+        whole = _whole(
+            self._timely(catalogue.late(self.scene.pair)), trials, names, innocent, partial
+        )
         if whole is None:
             revealing = next((t for t in trials if any(t.differs(n) for n in names)), trials[0])
             open_names = [n for n in names if n not in read and revealing.differs(n)]
             fits = fitted(self.scene.pair, revealing, open_names)
-            whole = _whole(fits, trials, names, innocent, partial)
+            whole = _whole(self._timely(fits), trials, names, innocent, partial)
         if whole is not None:
             return dict.fromkeys(names, whole)
         return self._each(trials, names, read, partial)
+
+    def _timely(self, made: Iterator[Hypothesis]) -> Iterator[Hypothesis]:
+        """Stop where a large layer makes each guess dear."""
+        for hypothesis in made:
+            yield hypothesis
+            if time.perf_counter() - self.started > LIMIT:
+                return
 
     def _each(
         self,

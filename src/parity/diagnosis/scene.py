@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -12,10 +13,11 @@ from parity.examining import Examination
 from parity.findings import Finding, Verdict
 from parity.outcomes import LayerError
 from parity.pair import Judged, Pair
-from parity.probes import batched, probe_shapes, resized
+from parity.probes import Shapes, batched, probe_shapes
 
 SPECIAL = ("integers", "magnitudes", "extreme")
 MOST_FAILING = 4
+SIDE = 9  # of an image in a trial
 OPEN = frozenset({Verdict.MISMATCH, Verdict.INACCURATE})
 REFINABLE = frozenset({"wrong_shape"})  # a fact about the shapes, for which a cause may be found
 
@@ -80,6 +82,13 @@ def make_scene(exam: Examination) -> Scene:
         made = make_trial(exam.pair, draw)
         if made is not None and made.theirs:
             scene.trials.append(made)
+    shown = {n for n in scene.failing(scene.trials)}
+    for judged in scene.open.values():  # a fault that small shapes hide is shown at its own size
+        if judged.quantity not in shown and all(a.size for a in judged.draw.inputs):
+            made = make_trial(exam.pair, judged.draw)
+            if made is not None and made.theirs:
+                scene.trials.append(made)
+                shown.add(judged.quantity)
     # the most telling trial first: most hypotheses fall on it
     scene.trials.sort(key=lambda t: not any(t.differs(n) for n in t.names))
     return scene
@@ -99,7 +108,7 @@ def make_trial(pair: Pair, draw: Draw) -> Trial | None:
 
 def _draws(scene: Scene) -> Iterator[Draw]:
     pair = scene.pair
-    small = probe_shapes(pair)
+    small = compact(pair)
     failing: list[Draw] = []
     order = {"float64": 0, "exact": 1, "float32": 2}
     chosen = sorted(scene.open.values(), key=lambda j: order.get(j.dtype, 3))
@@ -129,6 +138,19 @@ def _draws(scene: Scene) -> Iterator[Draw]:
         yield from _made(pair, pair.options.seed, True, "generic", small)
 
 
+def compact(pair: Pair) -> Shapes | None:
+    """Return shapes small enough for hundreds of runs; None where the given ones are."""
+    small = probe_shapes(pair)
+    spec = pair.specs[0]
+    if len(pair.specs) > 1 or not spec.free or len(spec.shape) < 3 or not batched(pair):
+        return small
+    batch, channels, *space = spec.shape if small is None else small[0]
+    less = ((min(batch, 4), channels, *(min(n, SIDE) for n in space)),)
+    if math.prod(less[0]) == math.prod(spec.shape):
+        return small
+    return less if list(_made(pair, 0, True, "generic", less)) else small
+
+
 def _again(pair: Pair, draw: Draw, shapes: Sequence[tuple[int, ...]]) -> Draw | None:
     made = list(_made(pair, draw.seed, draw.training, draw.label, shapes))
     return made[0] if made else None
@@ -150,15 +172,17 @@ def _made(
 def _more(pair: Pair, label: str, training: bool) -> Iterator[Draw]:
     """Yield draws with another seed, other batch sizes, and other sizes of an image."""
     seed = pair.options.seed + 101
-    small = probe_shapes(pair)
+    small = compact(pair)
     if not batched(pair):
         yield from _made(pair, seed, training, label, small)
         return
-    asked = (small or [spec.shape for spec in pair.specs])[0][0]
+    shapes = small or tuple(spec.shape for spec in pair.specs)
+    asked = shapes[0][0]
     for batch in (min(asked, 8) + 3, 5 if asked != 5 else 7):
-        yield from _made(pair, seed, training, label, resized(pair, batch))
+        other = tuple((batch, *shape[1:]) for shape in shapes)
+        yield from _made(pair, seed, training, label, other)
     spec = pair.specs[0]
     if len(pair.specs) == 1 and spec.free and len(spec.shape) > 2:
-        batch, channels, *space = spec.shape
+        batch, channels, *space = shapes[0]
         sizes = tuple(min(n, 12) + 1 + (i == 0) for i, n in enumerate(space))
         yield from _made(pair, seed, training, label, ((min(batch, 4), channels, *sizes),))
