@@ -39,14 +39,12 @@ def html(record: Record) -> str:
 
 def context(record: Record) -> dict[str, Any]:
     """Return what the template shows."""
-    from markupsafe import Markup
-
     script = (FOLDER / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     rows = sorted(tables.rows(record), key=lambda row: not row.failed)
     return {
-        "style": Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
-        "script": Markup(script),
+        "style": (FOLDER / "report.css").read_text(encoding="utf-8"),
+        "script": script,
         "digest": digest,
         "passed": record.passed,
         "empty": not record.findings,
@@ -82,8 +80,6 @@ def visible(value: Any) -> Any:
 
 
 def _failures(record: Record) -> list[dict[str, Any]]:
-    from markupsafe import Markup
-
     found = []
     for i, (part, data) in enumerate(record.failures[:MOST_FAILURES], 1):
         finding = tables.as_finding(data)
@@ -101,7 +97,7 @@ def _failures(record: Record) -> list[dict[str, Any]]:
                 "text": finding_text(finding, part["rerun"]),
                 "rerun": part["rerun"],
                 "run": data.get("run", part["run"]),
-                "heat": Markup(picture),
+                "heat": picture,
                 "shape": shape,
             }
         )
@@ -109,13 +105,11 @@ def _failures(record: Record) -> list[dict[str, Any]]:
 
 
 def _curves(record: Record) -> list[dict[str, Any]]:
-    from markupsafe import Markup
-
     found = []
     for i, entry in enumerate(map(tables.trajectory, record.sections.get("trajectories", []))):
         drawn = pictures.curves(entry, f"curve{i}") if i < MOST_CURVES else ""
         first, last = (f"{number(value):.6g}" for value in entry["final"])
-        found.append({**entry, "svg": Markup(drawn), "last_mine": first, "last_torch": last})
+        found.append({**entry, "svg": drawn, "last_mine": first, "last_torch": last})
     return found
 
 
@@ -135,8 +129,6 @@ def _figures(record: Record) -> list[dict[str, Any]]:
 
 
 def _speed(record: Record) -> dict[str, Any]:
-    from markupsafe import Markup
-
     entries = record.sections.get("speed", [])
     rows = [
         {
@@ -153,4 +145,4 @@ def _speed(record: Record) -> dict[str, Any]:
         if row["value"] > 0
     ]
     drawn = len(ratios) == len(rows) <= 60 and rows
-    return {"rows": rows, "svg": Markup(pictures.bars(ratios, "speed")) if drawn else ""}
+    return {"rows": rows, "svg": pictures.bars(ratios, "speed") if drawn else ""}
