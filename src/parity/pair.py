@@ -111,6 +111,13 @@ class Pair:
             if len(spec.shape) > 1:  # rows far apart: what is safe for one must be for each
                 values += rng.uniform(-1000, 1000, (spec.shape[0], *[1] * (values.ndim - 1)))
             return values
+        if label == "small" and spec.shape:
+            return rng.standard_normal(spec.shape) * 1e-3  # what is added to a variance shows
+        if label == "constant" and spec.shape:
+            axis = 1 if len(spec.shape) > 1 else 0
+            shape = [1] * len(spec.shape)
+            shape[axis] = spec.shape[axis]
+            return np.array(np.broadcast_to(rng.standard_normal(shape), spec.shape))
         return spec.draw(rng)
 
     def special_values(self) -> list[float]:

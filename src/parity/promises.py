@@ -14,7 +14,7 @@ from parity.ladder import judge64, response, same_bits, shrink_ratio, verdict64
 from parity.outcomes import Array, LayerError, Outcome
 from parity.pair import Judged, Pair
 from parity.probes import probe_shapes
-from parity.subjects import PlainRunner, backward
+from parity.subjects import PlainRunner, as_arrays, backward, cast, guarded, load
 
 STEPS = 3
 RATE = 0.1
@@ -35,6 +35,7 @@ def keep_promises(exam: Examination) -> None:
         else:
             _repeats(exam, draw)
         _accumulates(exam, draw)
+        _leaves_alone(exam, draw)
         _steps(exam)
     except LayerError as failure:
         exam.error(failure, draw)
@@ -96,6 +97,48 @@ def _accumulates(exam: Examination, draw: Draw) -> None:
             _add(exam, "accumulate", Verdict.MISMATCH, draw, text, "gradient_not_accumulated")
             return
     _add(exam, "accumulate", Verdict.MATCH, draw)
+
+
+def _leaves_alone(exam: Examination, draw: Draw) -> None:
+    """What was handed out stays as it was: a reused workspace would overwrite it later."""
+    pair = exam.pair
+    runner = pair.subject.spawn("float64")
+    if not isinstance(runner, PlainRunner) or pair.reference.dropouts:
+        return
+    other = pair.draw(draw.seed + 1, True, "generic", tuple(a.shape for a in draw.inputs))
+    load(runner, draw, "float64", pair.names)
+    runner.mode(True)
+    runner.zero_grad()
+    held, kept = _handed_out(runner, draw)
+    _handed_out(runner, other)
+    changed = [
+        what
+        for what, array in held.items()
+        if not np.array_equal(array, kept[what], equal_nan=True)
+    ]
+    if changed:
+        text = f"{' and '.join(changed)} handed out earlier is overwritten by the next pass"
+        _add(exam, "aliasing", Verdict.MISMATCH, draw, text, "workspace_reused")
+
+
+def _handed_out(runner: PlainRunner, draw: Draw) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Run one pass; return the arrays themselves as they were handed out, and copies of them."""
+    outcome = Outcome(())
+    raw = guarded("forward", outcome, runner.forward, *(cast(a, "float64") for a in draw.inputs))
+    outputs = as_arrays(raw, "forward")
+    held = {"the output": outputs[0]}
+    upstream = [
+        g.reshape(output.shape) if output.ndim else np.float64(g.reshape(()))
+        for output, g in zip(outputs, draw.upstream, strict=False)
+        if g is not None
+    ]
+    copies = {"the output": np.array(outputs[0])}
+    if upstream:
+        grads = guarded("backward", outcome, runner.backward, *upstream)
+        first = grads[0] if isinstance(grads, (tuple, list)) and grads else grads
+        if isinstance(first, np.ndarray):
+            held["the gradient"], copies["the gradient"] = first, np.array(first)
+    return held, copies
 
 
 def _steps(exam: Examination) -> None:
