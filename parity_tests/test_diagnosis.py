@@ -1,4 +1,4 @@
-"""The diagnosis as a whole: mappings, steps, two faults at once, models, and what it must not name."""
+"""The diagnosis as a whole: mappings, steps, two faults at once, models, and what has no name."""
 
 import time
 

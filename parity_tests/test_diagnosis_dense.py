@@ -1,4 +1,4 @@
-"""Faults of dense layers, activations, softmax, dropout, flatten and losses, each with its cause."""
+"""Faults of dense layers, activations, softmax, dropout, flatten and losses, each named."""
 
 import warnings
 
@@ -162,6 +162,9 @@ FUNCTIONS = [
      lambda x, y: np.where(3 * x > 20, 1, sigmoid(3 * x)) / 3),
     ("boundary_value", nn.Threshold(1.0, 0.5), lambda x: np.where(x >= 1, x, 0.5),
      lambda x, y: (x > 1) * 1.0),
+    ("another_function", nn.ReLU6(), relu, lambda x, y: (x > 0) * 1.0),
+    ("threshold_ignored", nn.Softplus(threshold=2), lambda x: np.logaddexp(0, x) * (x <= 20)
+     + x * (x > 20), lambda x, y: np.where(x > 20, 1, sigmoid(x))),
     ("overflow", nn.Sigmoid(), lambda x: np.exp(x) / (1 + np.exp(x)), lambda x, y: y * (1 - y)),
 ]  # fmt: skip
 
@@ -341,6 +344,8 @@ def weighted(**options):
         ("wrong_label_smoothing", ce(0.25), nn.CrossEntropyLoss(label_smoothing=0.2)),
         ("batch_sum_not_averaged", PerSample(ce().value, ce().grad), nn.CrossEntropyLoss()),
         ("ignore_index_ignored", ce(), nn.CrossEntropyLoss(ignore_index=2)),
+        ("labels_shifted", Loss(lambda p, t: ce().value(p, (t + 1) % 5),
+                                lambda p, t: ce().grad(p, (t + 1) % 5)), nn.CrossEntropyLoss()),
         ("sign_flipped", Loss(lambda p, t: -ce().value(p, t), lambda p, t: -ce().grad(p, t)),
          nn.CrossEntropyLoss()),
     ],

@@ -92,6 +92,14 @@ def overwrite(self, dx, i, j, part):
     dx[..., i, j] = part
 
 
+def crop_wrongly(self, g):
+    """The input's gradient, with the padding left on at the top and left."""
+    h, w = self.shape[2:]
+    wide = changed(Conv, pad=0)()
+    wide.params, wide.shape = self.params, (*self.shape[:2], h + 2, w + 2)
+    return wide.input_grad(g)[:, :, :h, :w]
+
+
 CONVOLUTIONS = {
     "kernel_flipped": (torch_conv(), {"kernel": lambda s: s.params["weight"][..., ::-1, ::-1],
                        "weight_grad": lambda s, g: Conv.weight_grad(s, g)[..., ::-1, ::-1]}),
@@ -114,6 +122,7 @@ CONVOLUTIONS = {
     "input_gradient_not_flipped": (torch_conv(), {
         "back_kernel": lambda s: s.params["weight"][..., ::-1, ::-1]}),
     "overlap_overwritten": (torch_conv(), {"place": overwrite}),
+    "gradient_cropped_wrongly": (torch_conv(), {"input_grad": crop_wrongly}),
     "zero": (torch_conv(), {"input_grad": lambda s, g: np.zeros(s.shape, g.dtype)}),
 }  # fmt: skip
 
@@ -199,7 +208,8 @@ NORMS = {
     "momentum_swapped": {"momentum": 0.8},
     "wrong_momentum-fitted": {"momentum": 0.4321},
     "running_var_biased": {"tracked": lambda s, x, n: x.var((0, 2, 3))},
-    "running_std_not_variance": {"tracked": lambda s, x, n: (x.var((0, 2, 3)) * n / (n - 1)) ** 0.5},
+    "running_std_not_variance": {
+        "tracked": lambda s, x, n: (x.var((0, 2, 3)) * n / (n - 1)) ** 0.5},
     "statistics_treated_as_constant": {"input_grad": lambda s, g: g * s.inv},
     "variance_treated_as_constant": {"input_grad": lambda s, g: means(s, g, slope=0)},
     "mean_treated_as_constant": {"input_grad": lambda s, g: means(s, g, mean=0)},
@@ -227,6 +237,17 @@ def test_batch_norm(row):
         expected |= {"batch_statistics_in_evaluation"}
     assert found & expected
     assert found <= expected | {"quantities_swapped"}
+
+
+def test_empty_batch():
+    class Empty(BatchNorm):
+        def forward(self, x):
+            y = super().forward(x)
+            if not x.size:
+                self.buffers["running_mean"] = np.full(2, np.nan)
+            return y
+
+    assert causes(Empty(), nn.BatchNorm2d(2), IMAGES) == {"empty_batch"}
 
 
 def test_momentum_sentence():
@@ -314,7 +335,8 @@ def inside(self):
 POOLS = [
     ("gradient_to_last_tie", Pool, nn.MaxPool2d(2), {"pick": last}),
     ("stride_ignored", Pool, nn.MaxPool2d(2, stride=1), {}),
-    ("overlap_overwritten", Pool, nn.MaxPool2d(3, stride=1), {"size": 3, "stride": 1, "place": put}),
+    ("overlap_overwritten", Pool, nn.MaxPool2d(3, stride=1),
+     {"size": 3, "stride": 1, "place": put}),
     ("padding_counted_as_zero", Pool, nn.MaxPool2d(2, padding=1), {"pad": 1, "fill": 0.0}),
     ("minimum_not_maximum", Pool, nn.MaxPool2d(2), {"pick": lambda s, seen: seen.argmin(-1)}),
     ("mean_not_maximum", Mean, nn.MaxPool2d(2), {}),

@@ -17,6 +17,7 @@ from parity.diagnosis import (
     variants_conv,
     variants_functions,
     variants_norm,
+    variants_other,
     variants_pool,
 )
 from parity.diagnosis.registry import HYPOTHESES, LATE, READINGS, Hypothesis
@@ -34,6 +35,7 @@ ORDER = [
         settings,
         variants,
         kinks,
+        variants_other,
         history,
     )
 ]

@@ -43,7 +43,8 @@ def where(judged: Judged) -> str:
 def _by_value(mask: Array, x: Array) -> str:
     """Return what the inputs have in common where the answers differ, and nowhere else."""
     held = x[mask]
-    if held.size and (held == held[0]).all() and not (x[~mask] == held[0]).any():
+    told = held.size > 1 or held[0] == 0  # any single place has some x of its own
+    if told and (held == held[0]).all() and not (x[~mask] == held[0]).any():
         return f"only where x = {held[0]:g}"
     for text, region in (("x < 0", x < 0), ("x > 0", x > 0), ("x ≤ 0", x <= 0), ("x ≥ 0", x >= 0)):
         if np.array_equal(mask, region):
