@@ -597,6 +597,25 @@ def test_functions_say_what_is_wrong(call, says):
         call()
 
 
+def zeros_forward(x, w, b):
+    out = np.zeros((len(x), w.shape[1]))
+    out += x @ w + b
+    return out, (x, w)
+
+
+def test_a_course_layer_that_widens_is_told_so_and_passes():
+    """np.zeros is float64 whatever comes in: a fault of the plain contract, a note elsewhere."""
+    report = parity.check((zeros_forward, affine_back), *LINEAR)
+    assert report.passed, str(report)
+    assert any("output is float64 for float32 input" in note for note in report.notes)
+
+    class Wide(Plain):
+        def forward(self, x):
+            return super().forward(x).astype(np.float64)
+
+    assert not parity.check(Wide(), *LINEAR, diagnose=False).passed
+
+
 # ---- one-hot targets, axes, weights ------------------------------------------------------------
 
 

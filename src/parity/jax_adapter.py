@@ -159,5 +159,6 @@ def jax(function: Callable[..., Any], params: Any = None) -> FormSubject:
         ) from error
     layer = JaxLayer(function, params)
     subject = FormSubject(layer, Form("JAX", _slots, style="upstream"))
+    subject.widens = False  # JAX keeps float32 of its own accord
     subject.title = getattr(function, "__name__", type(function).__name__)
     return subject

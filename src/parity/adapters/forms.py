@@ -191,6 +191,7 @@ class FormSubject(PlainSubject):
     """An object in one of the known forms, or a factory of one."""
 
     runner: type[FormRunner] = FormRunner
+    widens = True  # np.zeros in a course's layer makes float64 of float32: a note, no fault
 
     def __init__(self, layer: Any, form: Form, factory: Callable[[], Any] | None = None) -> None:
         super().__init__(layer, factory)

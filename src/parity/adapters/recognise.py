@@ -101,9 +101,9 @@ def _slots_of(item: Any) -> tuple[str, Callable[[Any], list[Slot]]] | None:
         _refuse_lists(item, held)
         known = all(hint_of(str(n))[0] in ("", str(n).rpartition(".")[2]) for n in held)
         arrays = all(not is_parameter(value) and not _tensor(value) for value in held.values())
-        grads = isinstance(getattr(item, "grads", None), Mapping)
-        named = not any(str(key).startswith(("d", "grad")) for key in getattr(item, "grads", ()))
-        if known and arrays and grads and named:
+        grads = getattr(item, "grads", None)
+        alike = isinstance(grads, Mapping) and all(key in held for key in grads)
+        if known and arrays and alike:
             return None
         return "dict form", _dicts
     if isinstance(held, Mapping) and getattr(item, "grads", None) is not None:
