@@ -18,7 +18,7 @@ from parity.diagnosis.scene import SPECIAL, Scene, make_scene
 from parity.diagnosis.stepping import repeated_cause, step_scene
 from parity.diagnosis.trials import Trial, explained
 from parity.diagnosis.where import hint, where
-from parity.examining import Examination
+from parity.examination import Examination
 from parity.findings import Cause
 
 BUDGET = 0.6  # seconds after which no further combinations are tried
@@ -41,23 +41,10 @@ def diagnose(exam: Examination) -> None:
     for scene in (make_scene(exam), step_scene(exam)):
         if scene is not None and scene.trials:
             _explain(scene)
-    _empty_batches(exam)
     for index in exam.failed:
         cause = exam.findings[index].cause
         if cause is not None and cause.name == "not_repeatable":
             _name(exam, index, repeated_cause(exam), over=("not_repeatable",))
-
-
-def _empty_batches(exam: Examination) -> None:
-    """Say of what is wrong for a batch of 0 alone that a mean over nothing was taken."""
-    for index, judged in exam.failed.items():
-        own, ref = judged.mine, judged.theirs
-        if own is None or ref is None or all(a.size for a in judged.draw.inputs):
-            continue
-        if own.shape == ref.shape and np.isnan(own).any() and np.isfinite(ref).all():
-            finding = exam.findings[index]
-            text = f"{words(finding.quantity)} is NaN for a batch of 0: a mean over nothing"
-            _name(exam, index, Cause("empty_batch", text))
 
 
 def _explain(scene: Scene) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice, permutations, product
 
-from parity.examining import Examination
+from parity.examination import Examination
 from parity.findings import Cause, Verdict
 from parity.outcomes import Array, LayerError
 from parity.pair import Pair

@@ -9,7 +9,7 @@ from itertools import islice
 
 from parity.diagnosis.trials import Trial
 from parity.draws import Draw
-from parity.examining import Examination
+from parity.examination import Examination
 from parity.findings import Finding, Verdict
 from parity.outcomes import LayerError
 from parity.pair import Judged, Pair
@@ -51,7 +51,7 @@ def open_findings(exam: Examination) -> dict[int, Judged]:
     found = {}
     for index, judged in exam.failed.items():
         finding = exam.findings[index]
-        if _backward_raised(finding):
+        if _unfitting(finding):
             # torch's upstream gradient may not fit an output that is wrong: ask the forward pass
             found[index] = replace(judged, quantity="forward")
         if finding.verdict not in OPEN or judged.mine is None or judged.theirs is None:
@@ -63,9 +63,14 @@ def open_findings(exam: Examination) -> dict[int, Judged]:
     return found
 
 
-def _backward_raised(finding: Finding) -> bool:
-    cause = finding.cause
-    return cause is not None and cause.name == "raised" and finding.quantity == "backward"
+def _unfitting(finding: Finding) -> bool:
+    """Whether no gradient could be asked for, perhaps because the output has another shape."""
+    if finding.cause is None or finding.verdict is not Verdict.ERROR:
+        return False
+    return (finding.quantity, finding.cause.name) in {
+        ("backward", "raised"),
+        ("forward", "wrong_shape"),
+    }
 
 
 def make_scene(exam: Examination) -> Scene:
@@ -101,7 +106,7 @@ def make_trial(pair: Pair, draw: Draw) -> Trial | None:
             mine = pair.mine(asked)
             return Trial(pair, pair.masked(draw, mine), mine.quantities)
         except LayerError as failure:
-            if failure.phase != "backward":
+            if failure.phase not in ("backward", "shape"):
                 return None
     return None
 

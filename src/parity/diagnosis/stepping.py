@@ -8,7 +8,7 @@ import numpy as np
 
 from parity.diagnosis.scene import OPEN, Scene
 from parity.diagnosis.trials import Trial
-from parity.examining import Examination
+from parity.examination import Examination
 from parity.findings import Cause
 from parity.ladder import EPS64
 from parity.outcomes import Array, LayerError
