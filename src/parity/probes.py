@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from parity.draws import Draw
-from parity.examining import Examination
+from parity.examination import Examination
 from parity.findings import FAILING, Verdict
 from parity.ladder import (
     EPS32,

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from parity.draws import Draw
-from parity.examining import Examination
+from parity.examination import Examination
 from parity.findings import Verdict
 from parity.ladder import judge64, response, same_bits, shrink_ratio, verdict64
 from parity.outcomes import Array, LayerError, Outcome

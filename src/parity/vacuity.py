@@ -1,0 +1,83 @@
+"""Comparisons that prove nothing, and gaps that were declared: said, never passed over."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from parity.draws import Draw
+from parity.examination import Examination
+from parity.findings import FAILING, Verdict, unique
+from parity.ladder import largest
+from parity.outcomes import Array
+from parity.pair import Judged, Pair
+
+
+def same_code(mine: Any, theirs: Any, pair: Pair) -> bool:
+    """Whether both sides are one object, or one torch class built alike."""
+    if mine is theirs:
+        return True
+    return type(mine) is type(theirs) and hasattr(mine, "state_dict") and repr(mine) == repr(theirs)
+
+
+def vacuous(exam: Examination, quantity: str, message: str) -> None:
+    """Add the finding that a comparison proves nothing."""
+    draw = Draw(())
+    exam.add(Judged(quantity, "float64", Verdict.VACUOUS, None, draw, message=message))
+
+
+def look_for_vacuity(exam: Examination) -> None:
+    """A comparison of zero with zero, over every draw, proves nothing: say so."""
+    options, pair = exam.pair.options, exam.pair
+    given = not pair.reference.params and all(spec.kind == "array" for spec in pair.specs)
+    for name, arrays in exam.references.items():
+        if options.zero_expected(name) or name.startswith("buffer_"):
+            continue
+        if any(array.dtype.kind != "f" for array in arrays):
+            continue
+        # arrays that the user gave are the same in every draw, and so is what follows from them
+        values = [a for a in arrays if a.size][: 1 if given and name == "forward" else None]
+        if not values:
+            vacuous(exam, name, "there is nothing to compare: the tensor is empty")
+        elif name.startswith("grad_") and not any(
+            largest(a) or not np.isfinite(a).all() for a in values
+        ):
+            vacuous(exam, name, "the reference gradient is zero throughout")
+        elif name.startswith("forward") and _constant_everywhere(values):
+            vacuous(exam, name, "the output is constant: it does not depend on anything")
+
+
+def _constant_everywhere(values: list[Array]) -> bool:
+    first = values[0].flat[0]
+    if len(values) == 1 and values[0].size == 1:
+        return False  # one number cannot show whether it moves
+    return all(bool((array == first).all()) for array in values)
+
+
+def close_gaps(exam: Examination) -> None:
+    """A declared gap is skipped while it is open, and an error once it has closed."""
+    gaps = exam.pair.options.gaps
+    for quantity, reason in gaps.items():
+        mine = [i for i, f in enumerate(exam.findings) if f.quantity == quantity]
+        still = [i for i in mine if exam.findings[i].verdict in FAILING | {Verdict.INACCURATE}]
+        for i in still:
+            facts = {**exam.findings[i].evidence, "message": f"declared gap: {reason}"}
+            exam.findings[i] = replace(
+                exam.findings[i], verdict=Verdict.SKIPPED, cause=None, evidence=facts
+            )
+            exam.failed.pop(i, None)
+        if not still:
+            known = ", ".join(unique(f.quantity for f in exam.findings))
+            text = (
+                f"the gap {quantity!r} ({reason}) is closed: delete its line"
+                if mine
+                else f"the gap names {quantity!r}, which is not compared; compared: {known}"
+            )
+            exam.add(
+                Judged(
+                    quantity, "float64", Verdict.ERROR, None, Draw(()), message=text,
+                    cause=("gap_closed", text),
+                )
+            )  # fmt: skip
