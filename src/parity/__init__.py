@@ -32,8 +32,8 @@ _HOMES = {
     "script": "parity.reproducing",
     "functions": "parity.adapters.functional",
     "attributes": "parity.adapters.declared",
-    "axes": "parity.adapters.declared",
-    "one_hot_targets": "parity.adapters.declared",
+    "axes": "parity.adapters.wrapping",
+    "one_hot_targets": "parity.adapters.wrapping",
     "preset": "parity.adapters.declared",
     "optimizer": "parity.adapters.optimizers",
     "jax": "parity.jax_adapter",
@@ -66,11 +66,11 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from parity.adapters.declared import attributes as attributes
-    from parity.adapters.declared import axes as axes
-    from parity.adapters.declared import one_hot_targets as one_hot_targets
     from parity.adapters.declared import preset as preset
     from parity.adapters.functional import functions as functions
     from parity.adapters.optimizers import optimizer as optimizer
+    from parity.adapters.wrapping import axes as axes
+    from parity.adapters.wrapping import one_hot_targets as one_hot_targets
     from parity.cases import Case as Case
     from parity.cases import Rejects as Rejects
     from parity.checking import assert_parity as assert_parity

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from parity.adapters.arguments import is_config, match_arguments, settings
 from parity.adapters.calling import Caller, positional, required
 from parity.adapters.forms import settle
 from parity.adapters.layouts import Layout, free_layouts
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from parity.pair import Pair
 
 CACHES = frozenset(("cache", "caches", "ctx", "context", "saved", "state", "memory", "mem", "meta"))
-CONFIGS = ("_param", "_params", "config", "cfg", "options", "opts")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class FunctionRunner:
         self.subject.outputs = len(draw.upstream) or self.subject.outputs
         arguments = list(self.pair.params) or self._arguments(inputs)
         theirs = {names.mine(name): name for name in draw.params}
-        self._names = _match(arguments, list(theirs))
+        self._names = match_arguments(arguments, list(theirs))
         self.subject.open, self._layouts = {}, {}
         for argument, mine in self._names.items():
             name = theirs[mine]
@@ -127,13 +127,13 @@ class FunctionRunner:
     def _arguments(self, inputs: int) -> list[str]:
         names = [p.name for p in positional(self.pair.forward) or () if p.default is p.empty]
         skip = set(self.pair.given)
-        return [n for n in names[inputs:] if n not in skip and not _is_config(n)]
+        return [n for n in names[inputs:] if n not in skip and not is_config(n)]
 
     def _prepare(self, draw: Draw, arguments: list[str]) -> None:
         """Make a dict for every configuration argument: a mode, and running statistics."""
         for parameter in (positional(self.pair.forward) or [])[len(draw.inputs) :]:
             name = parameter.name
-            if name in arguments or not _is_config(name) or name in self._state:
+            if name in arguments or not is_config(name) or name in self._state:
                 continue
             given = self.pair.given.get(name, self.subject.configs.get(name, {}))
             self._state[name] = dict(given) if isinstance(given, Mapping) else given
@@ -339,54 +339,10 @@ class FunctionSubject:
     def _configure(self, module: Any) -> None:
         """Read stride, padding, window and eps off the reference for arguments like conv_param."""
         for parameter in positional(self.pair.forward) or ():
-            if _is_config(parameter.name) and parameter.name not in self.pair.given:
-                found = _settings(module)
+            if is_config(parameter.name) and parameter.name not in self.pair.given:
+                found = settings(module)
                 if found:
                     self.configs[parameter.name] = found
-
-
-def _settings(module: Any) -> dict[str, Any]:
-    """Return a torch layer's settings under the names that course functions know."""
-    found: dict[str, Any] = {}
-    kind = type(module).__name__
-    if kind.startswith("Conv"):
-        found = {"stride": _first(module.stride), "pad": _first(module.padding)}
-    elif "Pool" in kind:
-        window = module.kernel_size
-        height, width = window if isinstance(window, tuple) else (window, window)
-        found = {"pool_height": height, "pool_width": width, "stride": _first(module.stride)}
-    elif "BatchNorm" in kind:
-        keep = 0.9 if module.momentum is None else 1 - module.momentum
-        found = {"eps": module.eps, "momentum": keep}
-    elif "LayerNorm" in kind:
-        found = {"eps": module.eps}
-    elif "Dropout" in kind:
-        found = {"p": 1 - module.p}
-    return found
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, tuple) else value
-
-
-def _is_config(name: str) -> bool:
-    return name.lower().endswith(CONFIGS)
-
-
-def _match(arguments: Sequence[str], theirs: Sequence[str]) -> dict[str, str]:
-    """Return argument → parameter: equal names, then habits in order, then plain order."""
-    found = {name: name for name in arguments if name in theirs}
-    for hint in ("weight", "bias"):
-        names = [n for n in theirs if n not in found.values() and n.rpartition(".")[2] == hint]
-        own = [a for a in arguments if a not in found and hint_of(a)[0] == hint]
-        if len(names) == len(own):
-            own.sort(key=lambda argument: hint_of(argument)[1])
-            found |= dict(zip(own, names, strict=True))
-    left = [a for a in arguments if a not in found]
-    rest = [n for n in theirs if n not in found.values()]
-    if len(left) == len(rest):
-        found |= dict(zip(left, rest, strict=True))
-    return {argument: found[argument] for argument in arguments if argument in found}
 
 
 def _with(function: Callable[..., Any], named: Mapping[str, Any]) -> Callable[..., Any]:

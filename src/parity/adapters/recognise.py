@@ -7,18 +7,11 @@ from typing import Any
 
 from parity.adapters.calling import backward_style, required, takes_target
 from parity.adapters.forms import Form, FormSubject
-from parity.adapters.slots import (
-    Slot,
-    attribute_slots,
-    current,
-    dict_slots,
-    hint_of,
-    is_numbers,
-    is_parameter,
-    plain_slots,
-)
+from parity.adapters.slots import Slot, hint_of, is_numbers, is_parameter
+from parity.adapters.stores import current, dict_slots, plain_slots
 from parity.adapters.torch7 import FORM as TORCH7
 from parity.adapters.torch7 import Torch7Subject, listed, looks_like_torch7
+from parity.adapters.walking import attribute_slots
 from parity.findings import UsageError
 from parity.subjects import PlainSubject, Subject
 

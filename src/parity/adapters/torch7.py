@@ -6,14 +6,9 @@ from typing import Any
 
 from parity.adapters.calling import takes_target
 from parity.adapters.forms import Form, FormRunner, FormSubject
-from parity.adapters.slots import (
-    LISTS,
-    Slot,
-    attribute_slots,
-    flat,
-    list_slots,
-    plain_slots,
-)
+from parity.adapters.slots import LISTS, Slot
+from parity.adapters.stores import flat, list_slots, plain_slots
+from parity.adapters.walking import attribute_slots
 
 CALLS = ("updateOutput", "updateGradInput", "accGradParameters")
 
