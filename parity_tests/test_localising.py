@@ -356,6 +356,31 @@ def test_a_model_with_dropout_and_labels():
     assert (found.layer, found.direction, found.own_fault) == ("2", "backward", True)
 
 
+class Keyword(torch.nn.Module):
+    """A layer that is given its input by name."""
+
+    def __init__(self, factor=1.0):
+        super().__init__()
+        self.a, self.b, self.factor = torch.nn.Linear(4, 4), torch.nn.Linear(4, 2), factor
+
+    def forward(self, x):
+        return self.b(input=self.a(x)) * self.factor
+
+
+class OffLinear(torch.nn.Linear):
+    def forward(self, input):
+        return super().forward(input) * 1.5
+
+
+def test_a_layer_that_cannot_be_run_alone_is_not_accused():
+    mine = Keyword()
+    mine.b = OffLinear(4, 2)
+    found = parity.localise(mine, Keyword(), (8, 4))
+    assert (found.layer, found.direction, found.own_fault) == ("b", "forward", None)
+    assert "whose fault it is could not be tried" in str(found)
+    assert not parity.localise(Keyword(2.0), Keyword(), (8, 4), modes="train").own_fault
+
+
 # ---- inside a check ------------------------------------------------------------------------------
 
 

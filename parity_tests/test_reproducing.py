@@ -101,6 +101,59 @@ class Loss:
         return grad * g  # not averaged
 
 
+class Chain:
+    """Layers one by one, as torch.nn.Sequential takes them."""
+
+    def __init__(self, *layers):
+        self.layers = layers
+
+    def children(self):
+        return iter(self.layers)
+
+    def _all(self, kind):
+        pairs = [(i, getattr(layer, kind)) for i, layer in enumerate(self.layers)]
+        return {f"{i}.{name}": array for i, held in pairs for name, array in held.items()}
+
+    params = property(lambda self: self._all("params"))
+    grads = property(lambda self: self._all("grads"))
+
+    def zero_grad(self):
+        for layer in self.layers:
+            layer.grads.clear()
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def backward(self, g):
+        for layer in reversed(self.layers):
+            g = layer.backward(g)
+        return g
+
+
+class Nested:
+    """Layers as attributes, their weights as attributes of theirs."""
+
+    def __init__(self):
+        self.inner = Attributes(4, 3)
+
+    def forward(self, x):
+        return self.inner.forward(x)
+
+    def backward(self, g):
+        return self.inner.backward(g)
+
+
+class TorchNested(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
 class Hidden(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
@@ -538,7 +591,6 @@ def shown(made):
     f = made
     return {
         "dense": (f.Dense(4, 3), nn.Linear(4, 3), [(8, 4)], {}, "grad of weight"),
-        "class": (f.Dense(4, 3), LINEAR, [(2, 5, 4)], {"rungs": ["float64"]}, None),
         "attributes": (f.Attributes(4, 3), LINEAR, [(8, 4)], {}, "grad of weight"),
         "buffer": (f.Norm(3), nn.BatchNorm1d(3), [(8, 3)], {}, "buffer running_var"),
         "eval": (f.Evaluating(4, 3), nn.Linear(4, 3), [(8, 4)], {"modes": "eval"}, "forward"),
@@ -552,6 +604,9 @@ def shown(made):
                              transpose={"weight": (1, 0)}),
             nn.Linear(4, 3), [(8, 4)], {}, "grad of weight",
         ),
+        "chain": (f.Chain(f.Dense(4, 3), f.Dense(3, 2)),
+                  nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), [(8, 4)], {}, "grad of"),
+        "nested": (f.Nested(), f.TorchNested(), [(8, 4)], {}, "grad of inner.weight"),
         "function": (parity.functions(f.doubled, f.doubled_back), nn.functional.relu, [(8, 4)], {},
                      "forward output"),
         "array": (f.Dense(4, 3), nn.Linear(4, 3), [np.eye(4)], {}, "grad of weight"),
@@ -563,7 +618,7 @@ def shown(made):
 NAMES = ["dense", "attributes", "buffer", "eval", "loss", "torch", "functions", "declared"]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "function", "array", "float32"])
+@pytest.mark.parametrize("name", [*NAMES, "chain", "nested", "function", "array", "float32"])
 def test_a_script_shows_the_failure_without_the_harness(made, name, capsys):
     mine, theirs, inputs, options, words = shown(made)[name]
     report = parity.check(mine, theirs, *inputs, **{**QUICK, **options})

@@ -71,10 +71,12 @@ def arguments_of(item: Any, kind: type) -> dict[str, Any] | None:
     except (TypeError, ValueError):
         return None
     found: dict[str, Any] = {}
+    if getattr(kind.__init__, "__qualname__", "") == "Module.__init__":
+        parameters = []  # a torch module that writes no constructor: (*args, **kwargs), all unused
     for parameter in parameters:
         name = parameter.name
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
+            return None
         if name in SKIPPED and parameter.default is not parameter.empty:
             continue
         value = getattr(item, name, parameter.empty)
@@ -110,3 +112,33 @@ def settings(module: Any) -> dict[str, Any]:
     }
     tensors = [*module.named_parameters(), *module.named_buffers()]
     return found | {f"shape of {name}": tuple(tensor.shape) for name, tensor in tensors}
+
+
+def expression(item: Any) -> tuple[str, dict[str, str]] | None:
+    """Return the call that makes a hand-written object, and name → module of what it needs.
+
+    A container that takes its layers one by one is followed into its children. None where an
+    argument cannot be read from an attribute.
+    """
+    kind = type(item)
+    needs = {kind.__qualname__.partition(".")[0]: kind.__module__}
+    config = arguments_of(item, kind)
+    if config is not None:
+        given = ", ".join(f"{key}={value!r}" for key, value in config.items())
+        return f"{kind.__qualname__}({given})", needs
+    children = getattr(item, "children", None)
+    if not callable(children):
+        return None
+    try:
+        kinds = [p.kind for p in inspect.signature(kind).parameters.values()]
+    except (TypeError, ValueError):
+        return None
+    if kinds != [inspect.Parameter.VAR_POSITIONAL]:
+        return None
+    parts = [expression(child) for child in children()]
+    if not parts or None in parts:
+        return None
+    for part in parts:
+        needs |= part[1] if part is not None else {}
+    inside = ", ".join(part[0] for part in parts if part is not None)
+    return f"{kind.__qualname__}({inside})", needs

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from parity.adapters.slots import grad_names
 from parity.adapting import is_torch_module
-from parity.describing import arguments_of, describe
+from parity.describing import describe, expression
 from parity.draws import Draw
 from parity.findings import Finding, Report, UsageError
 from parity.outcomes import LayerError
@@ -103,9 +103,8 @@ class _Script:
             names = [f.__name__ for f in (own.forward, own.backward) if f is not None]
             imports.append(_import(own.forward.__module__, ", ".join(names)))
         else:
-            kind = own if isinstance(own, type) else type(own)
-            mine = self._call(kind)
-            imports.append(_import(kind.__module__, mine.partition("(")[0].partition(".")[0]))
+            mine, needs = self._call(own if isinstance(own, type) else type(own))
+            imports.append("; ".join(_import(module, name) for name, module in needs.items()))
             if self.torch_mine:
                 mine += "" if self.narrow else ".double()"
             elif not self.narrow and callable(getattr(own, "astype", None)):
@@ -113,16 +112,15 @@ class _Script:
         theirs, more = self._theirs()
         return [*imports, *more], mine, theirs
 
-    def _call(self, kind: type) -> str:
+    def _call(self, kind: type) -> tuple[str, dict[str, str]]:
+        needs = {kind.__qualname__.partition(".")[0]: kind.__module__}
         if self.origin.recipes is not None:
-            return self.origin.recipes[0].call
-        config = (
-            None if isinstance(self.origin.mine, type) else arguments_of(self.origin.mine, kind)
-        )
-        if config is None and not isinstance(self.origin.mine, type):
-            return f"{kind.__qualname__}(...)"  # its arguments cannot be read from the object
-        given = ", ".join(f"{key}={value!r}" for key, value in (config or {}).items())
-        return f"{kind.__qualname__}({given})"
+            return self.origin.recipes[0].call, needs
+        if isinstance(self.origin.mine, type):
+            return f"{kind.__qualname__}()", needs
+        found = expression(self.origin.mine)
+        # arguments that cannot be read from the object are left to the reader
+        return found or (f"{kind.__qualname__}(...)", needs)
 
     def _theirs(self) -> tuple[str, list[str]]:
         theirs, more = self.origin.theirs, []
@@ -135,7 +133,9 @@ class _Script:
             place = Path(place).stem if place.endswith(".py") else place
             more.append(_import(place, recipe.target.rpartition(":")[2].partition(".")[0]))
         elif is_torch_module(theirs):
-            text = f"{type(theirs).__name__}(...)"  # its arguments cannot be read from the object
+            found = expression(theirs)
+            # arguments that cannot be read from the object are left to the reader
+            text = found[0] if found else f"{type(theirs).__name__}(...)"
             more.append(_import(type(theirs).__module__, type(theirs).__name__))
         else:
             name = getattr(theirs, "__name__", "function")
@@ -183,7 +183,7 @@ class _Script:
         """Lines for weights that are attributes, or arguments, with a layout of their own."""
         rows = []
         for name, (own, layout) in self.partners.items():
-            if not own.isidentifier():
+            if not all(part.isidentifier() for part in own.split(".")):
                 raise UsageError(f"no script can write {own!r}; save a bundle instead")
             tensor = {**self.pair.reference.params, **self.pair.reference.buffers}[name]
             shape, axes = tuple(tensor.shape), self.pair.names.axes.get(name)
@@ -197,7 +197,11 @@ class _Script:
         value = "theirs.state_dict()[name].numpy().reshape(inner).transpose(axes).reshape(shape)"
         if self.functions:
             return [f"weights = {{own: {value}.copy() for {names} in {rows!r}}}"]
-        return [f"for {names} in {rows!r}:", f"    setattr(mine, own, {value}.copy())"]
+        holder, leaf = "mine", "own"
+        if any("." in own for own, _ in self.partners.values()):
+            holder = "__import__('functools').reduce(getattr, own.split('.')[:-1], mine)"
+            leaf = "own.split('.')[-1]"
+        return [f"for {names} in {rows!r}:", f"    setattr({holder}, {leaf}, {value}.copy())"]
 
     def _writable(self) -> bool:
         """Whether the layer's own arrays can take the numbers, in the precision that is asked."""
@@ -331,8 +335,11 @@ class _Script:
             known = [name for name in (own, theirs) if name in given]
             text = f"dx[{given.index(known[0]) - len(given)}]" if known else ""
         else:
-            held = [own] if store == "buffers" else grad_names(own)
-            text = next((f"mine.{n}" for n in held if hasattr(self.runner.layer, n)), "")
+            *heads, leaf = own.split(".")
+            holder = functools.reduce(getattr, heads, self.runner.layer)
+            held = [leaf] if store == "buffers" else grad_names(leaf)
+            place = ".".join(["mine", *heads])
+            text = next((f"{place}.{n}" for n in held if hasattr(holder, n)), "")
         if not text or layout is None:
             return text or None
         inner = layout.folded or layout.theirs
@@ -368,7 +375,4 @@ def _back(axes: Any) -> tuple[int, ...]:
 def _import(module: str, name: str) -> str:
     if module in ("__main__", "builtins"):
         return f"# paste {name} here"
-    loaded = sys.modules.get(module)
-    file = getattr(loaded, "__file__", None)
-    where = f"  # {Path(file).name}" if file and "." not in module else ""
-    return f"from {module} import {name}{where}"
+    return f"from {module} import {name}"

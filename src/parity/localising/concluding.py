@@ -27,7 +27,8 @@ class Localisation:
     """Where two models part: ``layer`` is torch's path of it, or None where no layer parts.
 
     ``direction`` is forward or backward; ``step`` counts from 1; ``own_fault`` is True where the
-    layer is wrong although it is given torch's numbers, False where it was handed wrong ones.
+    layer is wrong although it is given torch's numbers, False where it was handed wrong ones, None
+    where it cannot be run alone (random elements, arguments by keyword).
     ``faulty`` names every layer with a fault of its own; ``findings`` are data for a report.
     """
 
@@ -118,6 +119,7 @@ class _Step:
     others: list[Trace]
     mine: Trace
     own: list[Parting] = field(default_factory=list)
+    untried: set[int] = field(default_factory=set)
 
 
 class _Locator:
@@ -209,7 +211,10 @@ class _Locator:
         # the weights of the draw itself, which the perturbed run has moved
         pair.reference._load(self.module, draw, "float64")
         for index, forced in enumerate(self.forced):
-            step.own += judge_forced(index, forced, step.reference, step.others, draw)
+            found = judge_forced(index, forced, step.reference, step.others, draw)
+            step.own += found or []
+            if found is None:
+                step.untried.add(index)
         return step
 
     def _reference(self, draw: Draw) -> Trace:
@@ -266,7 +271,8 @@ class _Locator:
         if first is None:
             return Localisation(self._nothing(step), units=tuple(self.units))
         mine_too = own.get((first.unit, first.direction))
-        found = [self._finding(mine_too or first, number, mine_too is not None, True)]
+        fault = None if first.unit in step.untried else mine_too is not None
+        found = [self._finding(mine_too or first, number, fault, True)]
         for (index, _), parting in own.items():
             if index != first.unit:
                 found.append(self._finding(parting, number, True, False))
@@ -280,7 +286,7 @@ class _Locator:
             first.direction,
             found[0].quantity,
             number,
-            mine_too is not None,
+            fault,
             faulty,
             tuple(found),
             tuple(self.units),
@@ -333,7 +339,7 @@ class _Locator:
         forward = [p for p in found if p.direction == "forward"]
         return forward + [p for p in reversed(found) if p.direction == "backward"]
 
-    def _finding(self, parting: Parting, step: int, own: bool, first: bool) -> Finding:
+    def _finding(self, parting: Parting, step: int, own: bool | None, first: bool) -> Finding:
         unit = self.units[parting.unit]
         where = f"in {parting.direction}"
         if parting.quantity not in ("forward", "backward", "grad_input0"):
@@ -341,7 +347,9 @@ class _Locator:
         if step > 1:
             where += f" at step {step}"
         start = "is the first to part" if first else "parts too"
-        if own:
+        if own is None:
+            why = "whose fault it is could not be tried: it cannot be run alone here"
+        elif own:
             why = "it is its own fault: given torch's inputs it is still wrong"
         else:
             backward = parting.direction == "backward"

@@ -97,24 +97,29 @@ def draw_for(call: Call, partner: Any, draw: Draw) -> Draw:
 
 def judge_forced(
     index: int, forced: Forced, reference: Trace, others: list[Trace], draw: Draw
-) -> list[Parting]:
-    """Return where the layer parts from the reference although it is given the same."""
+) -> list[Parting] | None:
+    """Return where the layer parts from the reference although it is given the same.
+
+    None where it cannot be run alone: elements dropped at random, arguments given by keyword.
+    """
     calls = reference.of(index)
     if forced.random and draw.training:
-        return []
+        return None
     found: list[Parting] = []
     sums: dict[str, Array] = {}
     for place, call in enumerate(calls):
         if call.opaque:
-            return []
+            return None
         twins = [t.of(index)[place] for t in others if len(t.of(index)) == len(calls)]
         try:
             outcome = forced.run(draw_for(call, forced.partner, draw))
         except LayerError as failure:
+            if failure.phase not in ("forward", "backward"):
+                return None
             direction = "backward" if failure.phase == "backward" else "forward"
             return [Parting(index, direction, direction, message=f"it raises {failure}")]
         except UsageError:
-            return []
+            return None
         parts = compare(index, outcome_call(index, outcome, call), call, twins)
         found += [replace(part, place=place) for part in parts]
         for name, array in outcome.quantities.items():

@@ -69,7 +69,7 @@ def trace_torch(
     handles = []
     for unit, layer in enumerate(layers):
         opened: list[Call] = []
-        handles.append(layer.register_forward_pre_hook(_before(trace, unit, opened)))
+        handles.append(_register(layer, _before(trace, unit, opened)))
         handles.append(layer.register_forward_hook(_after(opened)))
     try:
         trace.outcome = run()
@@ -83,14 +83,22 @@ def trace_torch(
     return trace
 
 
+def _register(layer: Any, hook: Callable[..., Any]) -> Any:
+    try:
+        return layer.register_forward_pre_hook(hook, with_kwargs=True)
+    except TypeError:  # torch before 2.0 does not tell a hook what was given by keyword
+        return layer.register_forward_pre_hook(lambda layer, given: hook(layer, given)[0])
+
+
 def _buffers(layer: Any) -> dict[str, Array]:
     return {name: np.array(b.detach().cpu().numpy()) for name, b in layer.named_buffers()}
 
 
-def _before(trace: Trace, unit: int, opened: list[Call]) -> Callable[[Any, Any], Any]:
-    def hook(layer: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+def _before(trace: Trace, unit: int, opened: list[Call]) -> Callable[..., Any]:
+    def hook(layer: Any, given: tuple[Any, ...], named: Any = None) -> tuple[Any, Any]:
         call = Call(unit, tuple(as_numbers(item) for item in given))
-        call.opaque = any(item is None for item in call.inputs)
+        # what is given by keyword, or is no array, cannot be handed to the other side's layer
+        call.opaque = bool(named) or not given or any(item is None for item in call.inputs)
         call.before = _buffers(layer)
         call.grads = [None] * len(given)
         trace.calls.append(call)
@@ -100,7 +108,7 @@ def _before(trace: Trace, unit: int, opened: list[Call]) -> Callable[[Any, Any],
             if getattr(item, "requires_grad", False):
                 passed[i] = item.view_as(item)
                 passed[i].register_hook(_keep(call.grads, i))
-        return tuple(passed)
+        return tuple(passed), named or {}
 
     return hook
 
