@@ -415,6 +415,18 @@ def test_a_difference_between_the_layers_is_a_note():
     assert "no layer parts from its partner: the difference lies in what joins them" in report.notes
 
 
+def test_layers_that_resist_being_looked_into_do_not_break_a_check():
+    class Shy(impl.Sequential):
+        def named_children(self):
+            raise RuntimeError("do not look")
+
+    mine, theirs = nets(3)
+    report = parity.check(Shy(WrongForward(WIDTH, WIDTH), *mine[1:]), theirs, (8, WIDTH),
+                          rungs=["float64"])  # fmt: skip
+    assert not report.passed
+    assert "the layers could not be looked into: RuntimeError: do not look" in report.notes
+
+
 # ---- refusals and matching -----------------------------------------------------------------------
 
 

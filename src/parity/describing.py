@@ -71,7 +71,8 @@ def arguments_of(item: Any, kind: type) -> dict[str, Any] | None:
     except (TypeError, ValueError):
         return None
     found: dict[str, Any] = {}
-    if getattr(kind.__init__, "__qualname__", "") == "Module.__init__":
+    constructor = vars(kind).get("__init__", getattr(kind, "__init__", None))
+    if getattr(constructor, "__qualname__", "") == "Module.__init__":
         parameters = []  # a torch module that writes no constructor: (*args, **kwargs), all unused
     for parameter in parameters:
         name = parameter.name

@@ -102,12 +102,18 @@ def localise_failure(exam: Any) -> None:
         draw = exam.pair.draw(exam.pair.options.seed, training)
         late = not any(f.evidence.get("draw") == "generic" for f in exam.findings if f.failed)
         found = locator.locate(draw, 3 if late else 1)
+        explained = locator.explained(found)
     except (UsageError, LayerError):
         return  # the layers cannot be told apart: the findings stand without a place
+    except (Exception, SystemExit) as error:
+        # somebody's layers may do anything when they are run one by one
+        text = f"{type(error).__name__}: {error}".partition("\n")[0]
+        exam.notes.append(f"the layers could not be looked into: {text}")
+        return
     if not found:
         exam.notes.append(found.sentence)
     # in front: where it begins is what a reader of twenty findings wants to know
-    exam.findings[:0] = locator.explained(found)
+    exam.findings[:0] = explained
     exam.failed = {index + len(found.findings): j for index, j in exam.failed.items()}
 
 

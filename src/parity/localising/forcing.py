@@ -10,11 +10,11 @@ import numpy as np
 
 from parity.draws import Draw
 from parity.findings import UsageError
+from parity.judged import channel_axis
 from parity.ladder import Judgement, judge64, response
 from parity.localising.tracing import Call, Trace
 from parity.localising.trees import Unit
 from parity.outcomes import Array, LayerError, Outcome
-from parity.pair import channel_axis
 from parity.subjects import NameMap, run
 
 
