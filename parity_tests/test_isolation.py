@@ -182,6 +182,23 @@ def test_an_interrupted_parent_leaves_no_child(number, tmp_path):
     assert waited(lambda: gone(child))
 
 
+def test_ctrl_c_in_the_midst_of_a_fork_is_not_forgotten(monkeypatch):
+    fork = os.fork
+
+    def interrupted():
+        pid = fork()
+        if pid:
+            signal.raise_signal(signal.SIGINT)
+        return pid
+
+    monkeypatch.setattr(os, "fork", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(answers([lambda: 1]))
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def waited(look, seconds=60):
     """What ``look`` gives once it gives something."""
     until = time.monotonic() + seconds

@@ -11,6 +11,7 @@ import select
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -77,9 +78,13 @@ class _Child:
         reader, writer = os.pipe()
         self.before = resident(os.getpid())
         parent = os.getpid()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a fork beside threads: see the module's isolation
-            self.pid = os.fork()
+        try:
+            self.pid = _fork()
+        except BaseException:
+            os.close(reader)
+            os.close(writer)
+            self.trace.close()
+            raise
         if self.pid == 0:
             _live(tasks, first, writer, self.trace, parent, timeout, memory)
         os.close(writer)
@@ -178,6 +183,32 @@ class _Child:
             os.waitpid(self.pid, 0)
         os.close(self.reader)
         self.trace.close()
+
+
+def _fork() -> int:
+    """Fork; a Ctrl-C in the midst of it is kept until it is done.
+
+    What the handler raises inside of a function that runs at a fork (logging has some) would be
+    printed and forgotten.
+    """
+    kept: list[Any] = []
+    main = threading.current_thread() is threading.main_thread()
+    usual = signal.signal(signal.SIGINT, lambda *given: kept.append(given)) if main else None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a fork beside threads: see parity.isolation
+            pid = os.fork()
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, signal.SIG_DFL if usual is None else usual)
+    if kept and pid and callable(usual):
+        try:
+            usual(*kept[0])
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+    return pid
 
 
 def _half() -> float:

@@ -23,7 +23,7 @@ from parity.sweeping.plan import (
     settled,
 )
 from parity.sweeping.results import RESULTS, SUMMARY, Results, read, write_json
-from parity.sweeping.running import BACKENDS, RETRIES, Chunk, Pool, chunks
+from parity.sweeping.running import BACKENDS, CHUNK, RETRIES, Chunk, Pool, chunks
 
 MATCHES, DIFFERS, INTERRUPTED = 0, 1, 130
 FIRST = 1000  # cases after which memory is looked at for the first time
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers": ("N", "how many workers (all cores)"),
         "--timeout": ("SECONDS", "a case may take (20)"),
         "--memory": ("MIB", "a case may take (2048)"),
+        "--chunk": ("N", f"cases a task; more for more than a hundred workers ({CHUNK})"),
         "--probe-every": ("N", "every how many cases is probed as well (32)"),
     }
     for name, (metavar, text) in texts.items():
@@ -83,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
     workers = os.cpu_count() or 1
     if args.workers is not None:
         workers = _whole("--workers", args.workers, 1)
-    return Sweep(plan, Path(args.output), total, args.resume).run(backend, workers, args.address)
+    sweep = Sweep(plan, Path(args.output), total, args.resume)
+    sweep.chunk = CHUNK if args.chunk is None else _whole("--chunk", args.chunk, 1)
+    return sweep.run(backend, workers, args.address)
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -158,6 +161,7 @@ class Sweep:
         self.output = output
         self.total = total
         self.resume = resume
+        self.chunk = CHUNK
         self.started = time.monotonic()
         self.new = 0
         self.seconds = 0.0
@@ -167,16 +171,19 @@ class Sweep:
     def run(self, backend: str, workers: int, address: str | None) -> int:
         """Run to the end, or until Ctrl-C; print the summary and return the exit status."""
         pool = Pool(backend, workers, address)
-        status = MATCHES
+        stopped = False
         try:
             with Results(self.output, self.plan, self.resume) as results:
                 try:
                     self._all(results, pool)
                 except KeyboardInterrupt:
-                    status = INTERRUPTED
+                    stopped = True
         finally:
             pool.close()
-        return status or self._summary(backend, workers)
+        status = self._summary(backend, workers, shrink=not stopped)
+        if stopped:
+            print(f"interrupted; --resume --output {self.output} continues")
+        return INTERRUPTED if stopped else status
 
     def _all(self, results: Results, pool: Pool) -> None:
         """Run what is not done; where a worker dies, run what it had not sent back again."""
@@ -185,7 +192,8 @@ class Sweep:
             while True:
                 before = results.done.count
                 try:
-                    for chunk in pool.run(self.plan, chunks(self.plan, self._pending(results))):
+                    tasks = chunks(self._pending(results), self.chunk)
+                    for chunk in pool.run(self.plan, tasks):
                         bar.update(self._keep(results, chunk))
                     return
                 except Exception as error:
@@ -218,10 +226,11 @@ class Sweep:
         }
         return new
 
-    def _summary(self, backend: str, workers: int) -> int:
+    def _summary(self, backend: str, workers: int, shrink: bool) -> int:
         elapsed = time.monotonic() - self.started
         counts, groups = grouped(read(self.output / RESULTS))
-        shrink_all(self.plan, groups)
+        if shrink:
+            shrink_all(self.plan, groups)
         facts: dict[str, Any] = {
             "plan": self.plan.identity(),
             "cases": sum(counts.values()),

@@ -73,7 +73,7 @@ def _warm(plan: Plan) -> None:
     check(linear, torch.nn.Sequential(linear), (1, 1))
 
 
-def chunks(plan: Plan, indices: Iterator[int], size: int = CHUNK) -> Iterator[list[int]]:
+def chunks(indices: Iterator[int], size: int = CHUNK) -> Iterator[list[int]]:
     """Cut a stream of cases into tasks."""
     chunk = []
     for index in indices:

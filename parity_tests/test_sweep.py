@@ -1,0 +1,368 @@
+"""Sweeps: the same bytes on one worker or many, nothing lost by a kill, failures named once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import impl
+from fixtures.sweep_space import SPACE
+from parity.cli import main
+from parity.sweeping import grouping
+from parity.sweeping import plan as plans
+from parity.sweeping.grouping import grouped
+from parity.sweeping.plan import DEFAULT_SPACE, Plan, draw_case, settled
+from parity.sweeping.results import Results
+from parity.sweeping.samplers import windows_see
+from parity.sweeping.spaces import Drawn
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = settled(Plan(space=DEFAULT_SPACE))
+FAST = ["--layer", "linear", "--layer", "relu", "--layer", "mseloss", "--layer", "maxpool2d"]
+
+WRONG = """
+    import numpy as np
+
+    class Right:
+        share = False
+
+        def __init__(self, n_in, n_out):
+            self.params = {"weight": np.zeros((n_out, n_in)), "bias": np.zeros(n_out)}
+            self.grads = {}
+
+        def zero_grad(self):
+            self.grads = {}
+
+        def forward(self, x):
+            self.x = x
+            return x @ self.params["weight"].T + self.params["bias"]
+
+        def backward(self, g):
+            x, rows = self.x.reshape(-1, self.x.shape[-1]), g.reshape(-1, g.shape[-1])
+            count = len(rows) if self.share else 1
+            for name, new in (("weight", rows.T @ x), ("bias", rows.sum(0) / count)):
+                self.grads[name] = self.grads.get(name, 0) + new
+            return g @ self.params["weight"]
+
+    class Wrong(Right):
+        share = True  # averages its bias gradient over a batch of more than one row
+
+    class Deadly(Right):
+
+        def forward(self, x):
+            import os, time
+            wide = x.shape[-1]
+            if wide == 4:
+                time.sleep(1000)
+            if wide == 1:
+                os.abort()
+            if wide == 8:
+                os._exit(4)
+            return super().forward(x)
+"""
+
+
+def sweep(*words):
+    return main(["sweep", *map(str, words)])
+
+
+def lines(folder):
+    return (folder / "results.jsonl").read_text().splitlines()
+
+
+def records(folder):
+    return [json.loads(line) for line in lines(folder)]
+
+
+@pytest.fixture
+def wrong(tmp_path):
+    path = tmp_path / "my_layers.py"
+    path.write_text(textwrap.dedent(WRONG))
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The results of 48 cases on one worker."""
+    folder = tmp_path_factory.mktemp("sweep") / "alone"
+    assert sweep("--cases", 48, "--output", folder, "--workers", 1, *FAST) == 0
+    return folder
+
+
+# ---- what is drawn ---------------------------------------------------------------------------
+
+
+def test_every_layer_of_impl_that_torch_has_is_in_the_space():
+    layers = {name.lower() for name in impl.__all__}
+    assert set(SPACE) == layers - {"module", "sequential", "sgd", "adam", "adamw"}
+
+
+@pytest.mark.parametrize("name", SPACE)
+def test_torch_takes_what_is_drawn(name):
+    """Both constructors and torch's forward accept it: an error in a sweep is a layer's fault."""
+    for number in range(12):
+        draw = draw_case(OURS, name, number)
+        _, theirs = SPACE[name].build(draw.drawn)
+        theirs.double().train(draw.mode == "train")
+        rng = np.random.default_rng(number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch tells that "same" costs it a copy
+            theirs(*(torch.from_numpy(spec.draw(rng)) for spec in draw.drawn.inputs))
+
+
+def test_a_case_follows_from_seed_and_number_alone():
+    first = draw_case(OURS, "conv2d", 7)
+    assert draw_case(OURS, "conv2d", 7) == first
+    others = {str(draw_case(OURS, "conv2d", n).drawn.config()) for n in range(20)}
+    assert len(others) == 20
+    other_seed = settled(Plan(space=DEFAULT_SPACE, seed=1))
+    assert draw_case(other_seed, "conv2d", 7) != first
+    only = settled(Plan(space=DEFAULT_SPACE, layers=("conv2d",)))
+    assert draw_case(only, "conv2d", 7) == first
+
+
+def test_no_window_of_max_pooling_sees_padding_alone():
+    for number in range(300):
+        drawn = draw_case(OURS, "maxpool2d", number).drawn
+        layer, _ = SPACE["maxpool2d"].build(drawn)
+        assert layer._geometry(drawn.inputs[0].shape[-2:]).blind is None
+    blind = Drawn((2,), {"padding": 1, "dilation": 3, "stride": 1}, ())
+    from parity.specs import normal
+
+    assert not windows_see(Drawn(blind.args, blind.options, (normal(1, 1, 2, 2),)))
+
+
+def test_options_that_a_layer_lacks_keep_their_defaults(wrong):
+    plan = settled(Plan(mine=f"{wrong}:Wrong", theirs="torch.nn:Linear"))
+    for number in range(30):
+        assert draw_case(plan, "wrong", number).drawn.options == {}
+
+
+# ---- what is written -------------------------------------------------------------------------
+
+
+def test_two_workers_write_the_same_bytes_as_one(alone, tmp_path):
+    assert sweep("--cases", 48, "--output", tmp_path / "two", "--workers", 2, *FAST) == 0
+    assert sorted(lines(tmp_path / "two")) == sorted(lines(alone))
+    assert len(set(lines(alone))) == 48
+    assert {r["verdict"] for r in records(alone)} == {"MATCH"}
+
+
+def test_resume_continues_after_a_torn_line(alone, tmp_path, capsys):
+    folder = tmp_path / "torn"
+    folder.mkdir()
+    (folder / "sweep.json").write_bytes((alone / "sweep.json").read_bytes())
+    whole = (alone / "results.jsonl").read_bytes().splitlines(keepends=True)
+    torn = b"".join(whole[:30]) + whole[30][:25]
+    (folder / "results.jsonl").write_bytes(torn)
+    assert sweep("--cases", 48, "--output", folder, "--workers", 1, *FAST) == 2
+    assert "--resume continues it" in capsys.readouterr().err
+    assert (folder / "results.jsonl").read_bytes() == torn
+    assert sweep("--cases", 48, "--output", folder, "--workers", 1, "--resume", *FAST) == 0
+    assert sorted(lines(folder)) == sorted(lines(alone))
+    assert json.loads((folder / "summary.json").read_text())["run"]["cases"] == 18
+
+
+def test_resume_refuses_another_sweep_and_what_is_none(alone, tmp_path, capsys):
+    common = ["--output", alone, "--resume", "--workers", 1]
+    assert sweep("--cases", 48, "--seed", 3, *common, *FAST) == 2
+    assert "another seed" in capsys.readouterr().err
+    assert sweep("--cases", 48, *common) == 2
+    assert "another layers" in capsys.readouterr().err
+    for text in ("", "[]", '{"format": 99, "plan": {}}', "[" * 100_000):
+        (tmp_path / "sweep.json").write_text(text)
+        assert sweep("--cases", 4, "--output", tmp_path, "--resume") == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_results_are_marked_once(tmp_path):
+    plan = settled(Plan(space=DEFAULT_SPACE, layers=("relu",)))
+    with Results(tmp_path, plan, resume=False) as results:
+        assert results.add([(0, '{"id": "relu:0"}'), (0, '{"id": "relu:0"}')]) == 1
+        assert results.add([(0, '{"id": "relu:0"}'), (9, '{"id": "relu:9"}')]) == 1
+    with Results(tmp_path, plan, resume=True) as results:
+        assert [n for n in range(20) if n in results.done] == [0, 9]
+
+
+# ---- what fails ------------------------------------------------------------------------------
+
+
+def test_failures_read_as_one_bug_with_its_smallest_case(wrong, tmp_path, capsys):
+    folder = tmp_path / "out"
+    words = [f"{wrong}:Wrong", "torch.nn:Linear", "--workers", 1]
+    assert sweep(*words, "--cases", 12, "--output", folder) == 1
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["verdicts"]["MISMATCH"] >= 4
+    assert len(summary["groups"]) <= 3
+    assert all("grad_bias" in g["quantities"] for g in summary["groups"])
+    text = capsys.readouterr().out
+    assert "smallest: (1, 1) on normal(2, 1)" in text
+    again = next(line for line in text.splitlines() if "again:" in line).split()
+    name = again[again.index("--case") + 1]
+    assert sweep(*words, "--case", name) == 1
+    assert "grad of bias" in capsys.readouterr().out
+
+
+def test_deadly_layers_are_findings_and_the_others_go_on(wrong, tmp_path, monkeypatch):
+    monkeypatch.setattr(grouping, "PATIENCE", 0.0)
+    folder = tmp_path / "out"
+    words = [f"{wrong}:Deadly", "torch.nn:Linear", "--workers", 1, "--timeout", 3]
+    assert sweep(*words, "--cases", 8, "--output", folder) == 1
+    found = records(folder)
+    ends = {4: "timed_out", 1: "crashed", 8: "exited"}
+    assert {r["args"][0] for r in found} > set(ends)
+    assert len(found) == 8
+    for record in found:
+        cause = record["failures"][0]["cause"] if record["failures"] else None
+        assert cause == ends.get(record["args"][0]), record
+
+
+def test_groups_do_not_depend_on_the_order_of_results(alone):
+    failure = {"quantity": "forward", "dtype": "float64", "verdict": "MISMATCH", "cause": None}
+    found = [
+        {"id": f"relu:{n}", "verdict": "MISMATCH", "failures": [failure | {"text": str(n)}]}
+        for n in range(5)
+    ]
+    one, other = grouped(found), grouped(reversed(found))
+    assert [g.to_dict() for g in one[1]] == [g.to_dict() for g in other[1]]
+    assert one[1][0].count == 5
+    assert one[1][0].text == "0"
+
+
+# ---- kills -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start():
+    """Starts sweeps as processes of their own, and ends what is left of them."""
+    started = []
+    yield lambda *words: started.append(process := launch(*words)) or process
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def launch(folder, *words):
+    path = os.pathsep.join([str(ROOT), *(p for p in sys.path if p)])
+    command = [sys.executable, "-m", "parity", "sweep", "--output", folder, *words]
+    return subprocess.Popen(
+        list(map(str, command)),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def children(pid, word):
+    """Processes that ``pid`` has started whose command line holds ``word``."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and word in (place / "cmdline").read_text():
+                found.append(int(place.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(look, seconds=90):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if found := look():
+            return found
+        time.sleep(0.01)
+    raise AssertionError("it never came")
+
+
+def written(folder):
+    path = folder / "results.jsonl"
+    return path.stat().st_size if path.exists() else 0
+
+
+def test_killed_workers_and_drivers_lose_and_repeat_nothing(tmp_path, start):
+    folder, total = tmp_path / "out", 240
+    words = ["--cases", total, "--workers", 2, "--probe-every", 1000, *FAST]
+    first = start(folder, *words)
+    wait_for(lambda: written(folder))
+    os.kill(children(first.pid, "loky")[0], signal.SIGKILL)
+    so_far = written(folder)
+    wait_for(lambda: first.poll() is not None or written(folder) > so_far)
+    first.kill()
+    first.communicate(timeout=60)
+    done = len(lines(folder))
+    assert 0 < done
+    second = start(folder, "--resume", *words)
+    text, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, text
+    found = Counter(record["id"] for record in records(folder))
+    assert len(found) == total
+    assert set(found.values()) == {1}
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path, start):
+    folder = tmp_path / "out"
+    process = start(folder, "--workers", 1, "--layer", "relu")  # without end
+    wait_for(lambda: written(folder))
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, text
+    assert "Traceback" not in text
+    assert "--resume" in text
+    numbers = [int(r["id"].partition(":")[2]) for r in records(folder)]
+    assert numbers == list(range(len(numbers)))
+
+
+# ---- what is asked for -----------------------------------------------------------------------
+
+REFUSED = {
+    "no output": ([], "give a folder for the results: --output DIR"),
+    "layer": (["--output", "x", "--layer", "conv2"], "unknown layer 'conv2', did you mean"),
+    "cases": (["--output", "x", "--cases", "-3"], "--cases is '-3'"),
+    "seed": (["--output", "x", "--seed", "nan"], "--seed is 'nan'"),
+    "workers": (["--output", "x", "--workers", "0"], "--workers is '0'"),
+    "timeout": (["--output", "x", "--timeout", "inf"], "--timeout is 'inf'"),
+    "backend": (["--output", "x", "--backend", "dusk"], "'dusk', did you mean 'dask'?"),
+    "address": (["--output", "x", "--address", "a:1"], "--address is for --backend dask or ray"),
+    "id": (["--case", "conv2d"], "'conv2d' is no id of a case"),
+    "id of no layer": (["--case", "conv:1"], "unknown layer 'conv'"),
+    "one name": (["torch.nn:Linear"], "no names or two"),
+    "two spaces": (["a:B", "torch.nn:Linear", "--space", "a:B"], "exclude each other"),
+    "no ranges": (["torch.nn:Linear", "torch.nn:LSTM"], "no option ranges for LSTM"),
+    "space": (["--space", "impl:Linear", "--case", "x:1"], "is no mapping of name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_are_one_line_and_write_nothing(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words, says = REFUSED[name]
+    assert sweep(*words) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert not any(path.name != "x" for path in tmp_path.iterdir())
+    assert name == "address" or not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("backend", "package"), [("dask", "distributed"), ("ray", "ray")])
+def test_a_missing_cluster_package_is_named(backend, package, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert sweep("--output", tmp_path / "x", "--cases", 4, "--backend", backend) == 2
+    assert f"--backend {backend} needs: pip install" in capsys.readouterr().err
+
+
+def test_the_space_is_read_once():
+    assert plans.layers_of(OURS) is plans.layers_of(OURS)
