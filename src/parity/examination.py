@@ -10,8 +10,9 @@ from typing import Any
 from parity.draws import Draw
 from parity.findings import FAILING, Cause, Finding, UsageError, Verdict
 from parity.guarding import seeds
+from parity.judged import Judged
 from parity.outcomes import Array, LayerError, Outcome
-from parity.pair import Judged, Pair
+from parity.pair import Pair
 
 
 @dataclass

@@ -11,7 +11,8 @@ from parity.draws import Draw
 from parity.examination import Examination
 from parity.findings import Report, Verdict, unique
 from parity.guarding import Watch
-from parity.pair import Judged, Pair
+from parity.judged import Judged
+from parity.pair import Pair
 from parity.rungs import ReferenceRefused, judge_rungs, modes_of
 from parity.vacuity import close_gaps, look_for_vacuity, same_code, vacuous
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from parity.findings import Verdict
+from parity.judged import Judged
 from parity.ladder import EPS32, differences, largest, nonfinite_differs
 from parity.outcomes import Array
-from parity.pair import Judged, Pair
+from parity.pair import Pair
 
 AGREEMENT = 64.0  # float32's eps, times this: one formula in two precisions, without cancellation
 

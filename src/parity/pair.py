@@ -11,17 +11,14 @@ from typing import Any
 import numpy as np
 
 from parity.draws import Draw, log_uniform, random_weights, small_integers
+from parity.elements import element_allowances, permutes, saturation
 from parity.findings import Verdict
+from parity.judged import Judged, channel_axis
 from parity.ladder import (
     EPS32,
-    EPS64,
-    SCALE_GAP,
     Judgement,
-    differences,
-    element_allowance,
     judge32,
     judge64,
-    largest,
     response,
     shrink_ratio,
     verdict32,
@@ -29,27 +26,13 @@ from parity.ladder import (
 )
 from parity.options import Options
 from parity.outcomes import Array, LayerError, Outcome
+from parity.partners import incomparable
 from parity.specs import Spec
 from parity.subjects import NameMap, Runner, Subject, run
 from parity.torch_side import TorchSide
 
 PERTURBED = 3  # one-ulp runs of the reference in float64: the noise
 YARDSTICKS = 4  # perturbed float32 runs beside torch's plain one
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One quantity of one draw on one rung, judged, with the arrays it was judged on."""
-
-    quantity: str
-    dtype: str
-    verdict: Verdict
-    judgement: Judgement | None
-    draw: Draw
-    mine: Array | None = None
-    theirs: Array | None = None
-    message: str | None = None
-    cause: tuple[str, str] | None = None
 
 
 @dataclass
@@ -203,10 +186,10 @@ class Pair:
         draw = self.masked(draw, mine)
         theirs = self.theirs(draw)
         runs = self.perturbed(draw, "float64", count, inputs=not pinned)
-        elements = self._element_allowances(draw, theirs, runs)
+        elements = element_allowances(self, draw, theirs, runs)
         found = []
         for name, ref, own in self.partners(theirs, mine):
-            problem = self._incomparable(name, ref, own, draw)
+            problem = incomparable(self, name, ref, own, draw)
             if problem is not None or ref is None or own is None:
                 if problem is not None:
                     found.append(problem)
@@ -220,21 +203,13 @@ class Pair:
                 axis=channel_axis(name, ref),
                 per_element=elements.get(name),
                 pinned=pinned,
-                floor=self._floor(draw, name),
+                floor=saturation(self, draw, name),
             )
             verdict = verdict64(judged, 1.0)  # refined where it is outside
             if verdict is Verdict.MISMATCH and not judged.nonfinite:
                 judged, verdict = self._classify(draw, name, judged, own, ref, elements)
             found.append(Judged(name, "float64", verdict, judged, draw, own, ref))
         return found
-
-    def _floor(self, draw: Draw, name: str) -> float:
-        """The derivative of a lone function may saturate (1 - y²): it rounds as upstream does."""
-        if not name.startswith("grad_input") or not self.reference.lone or self.reference.params:
-            return 0.0
-        return max((largest(g) for g in draw.upstream if g is not None), default=0.0) / max(
-            1, draw.inputs[0].size if draw.upstream and np.size(draw.upstream[0]) == 1 else 1
-        )
 
     def _classify(
         self,
@@ -286,7 +261,7 @@ class Pair:
             if ref.dtype.kind != "f":
                 continue
             others = [array for r in runs if (array := r.get(name)) is not None]
-            judged = judge32(own, ref, others, self._floor(draw, name))
+            judged = judge32(own, ref, others, saturation(self, draw, name))
             verdict = verdict32(judged, (errors64 or {}).get(name, 0.0))
             found.append(Judged(name, "float32", verdict, judged, draw, own, ref))
         return found
@@ -298,55 +273,6 @@ class Pair:
         return [
             (name, array, mine.quantities.get(name)) for name, array in theirs.quantities.items()
         ]
-
-    def _incomparable(
-        self, name: str, ref: Array | None, own: Array | None, draw: Draw
-    ) -> Judged | None:
-        """Return the finding where two quantities cannot be compared element by element."""
-        if ref is None:
-            if own is not None and largest(own) > 0:
-                return self._plain(
-                    name, Verdict.MISMATCH, draw, "torch has no such gradient; mine is not zero"
-                )
-            return None
-        if own is None:
-            return self.missing(name, ref, draw)
-        if own.shape != ref.shape:
-            text = f"shape {own.shape}, torch's is {ref.shape}"
-            return Judged(
-                name, "float64", Verdict.MISMATCH, None, draw, own, ref, text,
-                ("wrong_shape", f"{label_of(name)} has {text}"),
-            )  # fmt: skip
-        if ref.dtype.kind != "f":
-            equal = np.array_equal(own, ref)
-            verdict = Verdict.MATCH if equal else Verdict.MISMATCH
-            text = "" if equal else f"{int((own != ref).sum())} of {ref.size} integers differ"
-            return Judged(name, "float64", verdict, None, draw, own, ref, text or None)
-        return None
-
-    def missing(self, name: str, ref: Array, draw: Draw) -> Judged | None:
-        """Return what it means that the hand-written side has no such quantity."""
-        if name.startswith("buffer_"):
-            if ref.dtype.kind != "f":
-                return self._plain(name, Verdict.SKIPPED, draw, "mine does not count batches")
-            return Judged(
-                name, "float64", Verdict.ERROR, None, draw, None, ref,
-                f"mine has no buffer {name.removeprefix('buffer_')!r}",
-                ("missing_buffer", f"the buffer {name.removeprefix('buffer_')!r} has no partner"),
-            )  # fmt: skip
-        if name.startswith("grad_input"):
-            given = int(name.removeprefix("grad_input"))
-            if given > 0 or self.forward_only:
-                return self._plain(name, Verdict.SKIPPED, draw, "mine returns no such gradient")
-            if not largest(ref):
-                return self._plain(name, Verdict.SKIPPED, draw, "no gradient on either side")
-        elif self.forward_only or name.removeprefix("grad_") in self.unreturned:
-            return self._plain(name, Verdict.SKIPPED, draw, "mine returns no such gradient")
-        return Judged(
-            name, "float64", Verdict.ERROR, None, draw, None, ref,
-            f"backward left no {label_of(name)}",
-            ("missing_gradient", f"backward leaves no {label_of(name)}"),
-        )  # fmt: skip
 
     @property
     def forward_only(self) -> bool:
@@ -363,40 +289,12 @@ class Pair:
         returned = {self.names.theirs(name) for name in pair.returns}
         return frozenset(set(self.reference.params) - (returned if pair.backward else set()))
 
-    def _plain(self, name: str, verdict: Verdict, draw: Draw, message: str) -> Judged:
-        return Judged(name, "float64", verdict, None, draw, message=message)
-
-    def _element_allowances(
-        self, draw: Draw, theirs: Outcome, runs: Sequence[Mapping[str, Array | None]]
-    ) -> dict[str, Array]:
-        """Return per-element bounds where the reference is a lone function of one input."""
-        if draw.label not in ("magnitudes",) or not self.elementary:
-            return {}
-        narrow = draw.rounded(np.float32)
-        r32, r64 = self.theirs(narrow, "float32").quantities, self.theirs(narrow).quantities
-        found = {}
-        for name in ("forward", "grad_input0") if self.elementwise else ("forward",):
-            ref = theirs.quantities.get(name)
-            if ref is None or r32.get(name) is None:
-                continue
-            noise = response(ref, [a for r in runs if (a := r.get(name)) is not None])
-            a32, a64 = r32[name], r64[name]
-            assert a32 is not None
-            assert a64 is not None
-            floor: Array | float = 0.0 if self.elementwise else self._absolute_loss * SCALE_GAP
-            if name == "grad_input0" and draw.upstream[0] is not None:
-                # 1 - y² and its like saturate: their rounding is that of the upstream value
-                floor = EPS64 * np.abs(draw.upstream[0])
-            # a sum of n terms is rounded n times, and these errors add up like √n
-            terms = 1.0 if self.elementwise else float(np.sqrt(max(ref.shape, default=1)))
-            found[name] = terms * element_allowance(ref, noise, differences(a32, a64), floor)
-        return found
-
     @cached_property
-    def _absolute_loss(self) -> float:
-        from parity.cancelling import absolute_loss
+    def absolute_loss(self) -> float:
+        """What torch's own formula loses by cancellation, in float32."""
+        from parity.cancelling import absolute_loss as lost
 
-        return absolute_loss(self)
+        return lost(self)
 
     @property
     def elementary(self) -> bool:
@@ -414,40 +312,5 @@ class Pair:
     def elementwise(self) -> bool:
         """Whether each element of the output follows from one of the input, bit by bit."""
         if not hasattr(self, "_elementwise"):
-            self._elementwise = self.elementary and self._permutes()
+            self._elementwise = self.elementary and permutes(self)
         return self._elementwise
-
-    def _permutes(self) -> bool:
-        draw = self.draw(label="permutation")
-        x = draw.inputs[0]
-        order = np.random.default_rng(1).permutation(x.size)
-        y = self.theirs(draw).outputs[0]
-        moved = replace(draw, inputs=(x.reshape(-1)[order].reshape(x.shape),))
-        z = self.theirs(moved).outputs[0]
-        if y.shape != x.shape or not np.array_equal(y.reshape(-1)[order], z.reshape(-1)):
-            return False
-        other = x.copy()  # softmax of a vector permutes too, but every element moves all of it
-        other.reshape(-1)[:1] += 1.0
-        w = self.theirs(replace(draw, inputs=(other,))).outputs[0]
-        return np.array_equal(w.reshape(-1)[1:], y.reshape(-1)[1:])
-
-
-def channel_axis(name: str, array: Array) -> int | None:
-    """Return the axis whose slices are judged on their own: channels, or a parameter's rows."""
-    if array.ndim < 2:
-        return None
-    return 0 if name.startswith("grad_") and not name.startswith("grad_input") else 1
-
-
-def label_of(quantity: str) -> str:
-    """Return a quantity in words: ``grad_weight`` is "grad of weight"."""
-    if quantity.startswith("grad_input"):
-        return f"grad of input {quantity.removeprefix('grad_input')}"
-    if quantity.startswith("grad_"):
-        return f"grad of {quantity.removeprefix('grad_')}"
-    if quantity.startswith("buffer_"):
-        return f"buffer {quantity.removeprefix('buffer_')}"
-    if quantity.startswith("forward"):
-        number = quantity.removeprefix("forward")
-        return f"output {number}" if number else "forward output"
-    return quantity.replace("_", " ")

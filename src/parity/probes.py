@@ -10,6 +10,7 @@ import numpy as np
 from parity.draws import Draw
 from parity.examination import Examination
 from parity.findings import FAILING, Verdict
+from parity.judged import Judged
 from parity.ladder import (
     EPS32,
     differences,
@@ -19,7 +20,7 @@ from parity.ladder import (
     same_bits,
 )
 from parity.outcomes import Array, LayerError, Outcome
-from parity.pair import Judged, Pair
+from parity.pair import Pair
 from parity.subjects import PlainRunner
 
 LAYOUT_GAP = 1024.0  # a layout that is read wrongly is off by far more than summation order

@@ -10,9 +10,10 @@ import numpy as np
 from parity.draws import Draw
 from parity.examination import Examination
 from parity.findings import Verdict
+from parity.judged import Judged
 from parity.ladder import judge64, response, same_bits, shrink_ratio, verdict64
 from parity.outcomes import Array, LayerError, Outcome
-from parity.pair import Judged, Pair
+from parity.pair import Pair
 from parity.probes import probe_shapes
 from parity.subjects import PlainRunner, as_arrays, backward, cast, guarded, load
 

@@ -9,9 +9,10 @@ import numpy as np
 from parity.draws import Draw
 from parity.examination import Examination
 from parity.findings import FAILING, Verdict
+from parity.judged import Judged
 from parity.ladder import EPS64, largest, response
 from parity.outcomes import LayerError
-from parity.pair import Judged, Pair
+from parity.pair import Pair
 
 REDRAWS = 3
 

@@ -10,9 +10,10 @@ import numpy as np
 from parity.draws import Draw
 from parity.examination import Examination
 from parity.findings import FAILING, Verdict, unique
+from parity.judged import Judged
 from parity.ladder import largest
 from parity.outcomes import Array
-from parity.pair import Judged, Pair
+from parity.pair import Pair
 
 
 def same_code(mine: Any, theirs: Any, pair: Pair) -> bool:

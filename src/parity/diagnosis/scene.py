@@ -11,8 +11,9 @@ from parity.diagnosis.trials import Trial
 from parity.draws import Draw
 from parity.examination import Examination
 from parity.findings import Finding, Verdict
+from parity.judged import Judged
 from parity.outcomes import LayerError
-from parity.pair import Judged, Pair
+from parity.pair import Pair
 from parity.probes import Shapes, batched, probe_shapes
 
 SPECIAL = ("integers", "magnitudes", "extreme")

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from parity.draws import Draw
+from parity.elements import saturation
+from parity.judged import channel_axis
 from parity.ladder import EPS64, TINY64, differences, judge64, largest, response
 from parity.outcomes import Array
-from parity.pair import Pair, channel_axis
+from parity.pair import Pair
 
 Quantities = Mapping[str, "Array | None"]
 COARSE = 1e-6  # a prediction further off than this share of its size needs no closer look
@@ -155,7 +157,7 @@ class Trial:
             axis=channel_axis(name, predicted),
             per_element=self._elements(name, predicted, noise),
             pinned=self.pinned,
-            floor=self.pair._floor(self.draw, name),
+            floor=saturation(self.pair, self.draw, name),
         )
         if judged.nonfinite:
             return False

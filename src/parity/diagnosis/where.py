@@ -8,9 +8,9 @@ import numpy as np
 
 from parity.diagnosis.registry import words
 from parity.findings import Verdict
+from parity.judged import Judged
 from parity.ladder import differences, nonfinite_differs
 from parity.outcomes import Array
-from parity.pair import Judged
 
 if TYPE_CHECKING:
     from parity.diagnosis.scene import Scene

@@ -1,0 +1,69 @@
+"""Bounds for each element by itself, where the reference is one function of its input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from parity.draws import Draw
+from parity.ladder import EPS64, SCALE_GAP, differences, element_allowance, largest, response
+from parity.outcomes import Array, Outcome
+
+if TYPE_CHECKING:
+    from parity.pair import Pair
+
+
+def element_allowances(
+    pair: Pair, draw: Draw, theirs: Outcome, runs: Sequence[Mapping[str, Array | None]]
+) -> dict[str, Array]:
+    """Return per-element bounds where the reference is a lone function of one input."""
+    if draw.label not in ("magnitudes",) or not pair.elementary:
+        return {}
+    narrow = draw.rounded(np.float32)
+    r32, r64 = pair.theirs(narrow, "float32").quantities, pair.theirs(narrow).quantities
+    found = {}
+    for name in ("forward", "grad_input0") if pair.elementwise else ("forward",):
+        ref = theirs.quantities.get(name)
+        if ref is None or r32.get(name) is None:
+            continue
+        noise = response(ref, [a for r in runs if (a := r.get(name)) is not None])
+        a32, a64 = r32[name], r64[name]
+        assert a32 is not None
+        assert a64 is not None
+        floor: Array | float = 0.0 if pair.elementwise else pair.absolute_loss * SCALE_GAP
+        if name == "grad_input0" and draw.upstream[0] is not None:
+            # 1 - y² and its like saturate: their rounding is that of the upstream value
+            floor = EPS64 * np.abs(draw.upstream[0])
+        # a sum of n terms is rounded n times, and these errors add up like √n
+        terms = 1.0 if pair.elementwise else float(np.sqrt(max(ref.shape, default=1)))
+        found[name] = terms * element_allowance(ref, noise, differences(a32, a64), floor)
+    return found
+
+
+def saturation(pair: Pair, draw: Draw, name: str) -> float:
+    """The derivative of a lone function may saturate (1 - y²): it rounds as upstream does."""
+    if not name.startswith("grad_input") or not pair.reference.lone or pair.reference.params:
+        return 0.0
+    scale = max((largest(g) for g in draw.upstream if g is not None), default=0.0)
+    # a mean hands each of its elements a share of one upstream value
+    alone = all(g is None or g.size == 1 for g in draw.upstream)
+    return scale / max(1, draw.inputs[0].size) if alone and draw.upstream else scale
+
+
+def permutes(pair: Pair) -> bool:
+    """Whether moving elements of the input moves those of the output alike, and no others."""
+    draw = pair.draw(label="permutation")
+    x = draw.inputs[0]
+    order = np.random.default_rng(1).permutation(x.size)
+    y = pair.theirs(draw).outputs[0]
+    moved = replace(draw, inputs=(x.reshape(-1)[order].reshape(x.shape),))
+    z = pair.theirs(moved).outputs[0]
+    if y.shape != x.shape or not np.array_equal(y.reshape(-1)[order], z.reshape(-1)):
+        return False
+    other = x.copy()  # softmax of a vector permutes too, but every element moves all of it
+    other.reshape(-1)[:1] += 1.0
+    w = pair.theirs(replace(draw, inputs=(other,))).outputs[0]
+    return np.array_equal(w.reshape(-1)[1:], y.reshape(-1)[1:])
