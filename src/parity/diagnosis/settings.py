@@ -157,7 +157,7 @@ def _integers(option: str, v: int, default: Any) -> Iterator[float]:
     if isinstance(default, int) and default != v:
         yield default
     if option == "ignore_index":
-        yield -100
+        yield from (n for n in (-100, -1, *range(10)) if n != v)
         return
     if option == "threshold":
         yield from (1e30, -1e30)
