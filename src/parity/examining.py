@@ -109,7 +109,7 @@ def _report(exam: Examination) -> Report:
         (
             f.evidence.get("conditioning", 0.0)
             for f in exam.findings
-            if not f.evidence.get("zero_by_construction")
+            if f.evidence.get("draw") == "generic" and not f.evidence.get("zero_by_construction")
         ),
         default=0.0,
     )
