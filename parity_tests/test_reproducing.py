@@ -1,5 +1,6 @@
 """Failures that travel: bundles written, refused and replayed; scripts that run on their own."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -203,9 +204,8 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("layers")
     (folder / "portable.py").write_text(LAYERS)
     sys.path.insert(0, str(folder))
-    import portable
-
-    yield portable
+    name = (folder / "portable.py").stem
+    yield importlib.import_module(name)
     sys.path.remove(str(folder))
     del sys.modules["portable"]
 
