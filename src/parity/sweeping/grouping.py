@@ -92,28 +92,34 @@ def shrink_all(plan: Plan, groups: list[Group]) -> None:
 def shrunk(plan: Plan, layer: str, draw: CaseDraw, key: tuple[str, str]) -> Drawn:
     """Return the smallest configuration that still fails in the same way."""
     until = time.monotonic() + PATIENCE
-    best = draw.drawn
     valid = layers_of(plan)[layer].valid
+    plain = replace(draw, full=False)  # probes try other batch sizes by themselves
+    if draw.full and _first(plan, layer, [plain], key, until) is not None:
+        draw = plain
     while time.monotonic() < until:
-        trials = [d for d in smaller(best) if valid is None or valid(d)]
-        draws = [replace(draw, drawn=d) for d in trials]
-        tasks = [partial(_attempt, plan, layer, d) for d in draws]
-        found = None
-        for trial, answer in zip(trials, answers(tasks, plan.timeout, plan.memory), strict=False):
-            failed = (
-                ("ERROR", answer.name)
-                if isinstance(answer, Fault)
-                else (key_of(answer) or ("", "", ""))[:2]
-            )
-            if failed == key:
-                found = trial
-                break
-            if time.monotonic() > until:
-                break
+        trials = [d for d in smaller(draw.drawn) if valid is None or valid(d)]
+        found = _first(plan, layer, [replace(draw, drawn=d) for d in trials], key, until)
         if found is None:
-            return best
-        best = found
-    return best
+            break
+        draw = found
+    return draw.drawn
+
+
+def _first(
+    plan: Plan, layer: str, draws: list[CaseDraw], key: tuple[str, str], until: float
+) -> CaseDraw | None:
+    """Return the first of ``draws`` that fails as ``key`` says, as far as time allows."""
+    tasks = [partial(_attempt, plan, layer, draw) for draw in draws]
+    for draw, answer in zip(draws, answers(tasks, plan.timeout, plan.memory), strict=False):
+        if isinstance(answer, Fault):
+            failed = ("ERROR", answer.name)
+        else:
+            failed = (key_of(answer) or ("", "", ""))[:2]
+        if failed == key:
+            return draw
+        if time.monotonic() > until:
+            break
+    return None
 
 
 def _attempt(plan: Plan, layer: str, draw: CaseDraw) -> dict[str, Any]:
