@@ -396,7 +396,9 @@ def _weight_count(kind: type, config: Mapping[str, Any]) -> int | None:
     """How many weights a module would have, found out without taking their memory."""
     import torch
 
-    if not hasattr(torch.device, "__enter__"):  # torch before 2.0
+    from parity.quirks import holds
+
+    if not holds("device_is_context"):
         return None
     with torch.device("meta"):
         return sum(p.numel() for p in kind(**config).parameters())

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from parity.reporting import tables
+from parity.reporting.ledger import ledger
 from parity.reporting.record import Record
 from parity.reporting.sections import number
 from parity.wording import finding_text, quantity_text
@@ -26,7 +27,7 @@ def markdown(record: Record) -> str:
     lines += _statistics(record.sections.get("statistics", []))
     lines += _speed(record.sections.get("speed", []))
     lines += _rates(record.sections.get("rates", []))
-    lines += _ledger(record.sections.get("versions_ledger", []))
+    lines += _ledger(ledger(record))
     return "\n".join(lines).rstrip() + "\n"
 
 

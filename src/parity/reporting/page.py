@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.reporting import heat, markdown, pictures, tables
+from parity.reporting.ledger import ledger
 from parity.reporting.record import Record
 from parity.reporting.sections import number
 from parity.wording import finding_text, numbers_text, quantity_text
@@ -62,7 +63,7 @@ def context(record: Record) -> dict[str, Any]:
         "curves": _curves(record),
         "figures": _figures(record),
         "statistics": record.sections.get("statistics", []),
-        "ledger": record.sections.get("versions_ledger", []),
+        "ledger": ledger(record),
         "speed": _speed(record),
         "rates": [
             {**entry, "text": tables.proportion(entry)}

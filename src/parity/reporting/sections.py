@@ -9,6 +9,8 @@
                   mine_ms, torch_ms, baseline (the ratio before)
 ``rates``         name, successes, trials; optional: low, high, note
 ``versions_ledger``  quantity, version, ulp (0: the same bits); optional: against, note
+``fingerprints``  quantity, digest, samples; optional: dtype, scale: what a ledger is made of, see
+                  :mod:`parity.reporting.ledger`
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ SECTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "rates": (("name", "successes", "trials"), ("low", "high", "note", "confidence", "value")),
     "versions_ledger": (("quantity", "version", "ulp"), ("against", "note")),
+    "fingerprints": (("quantity", "digest", "samples"), ("dtype", "scale")),
 }
 
 
@@ -126,6 +129,8 @@ def _check_shapes(section: str, data: Mapping[str, Any]) -> None:
             raise UsageError("a statistics entry's names, and each of its rows, are two texts")
         if not isinstance(data.get("statements", []), list):
             raise UsageError("a statistics entry's statements must be a list of sentences")
+    if section == "fingerprints" and not isinstance(data["samples"], list):
+        raise UsageError("a fingerprint's samples must be a list of numbers")
     if section == "figures" and not ("svg" in data or "png" in data):
         raise UsageError("a figure needs svg (text) or png (base64)")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.findings import UsageError
+from parity.reporting.ledger import write_ledger
 from parity.reporting.markdown import markdown
 from parity.reporting.record import Record
 
@@ -28,9 +29,9 @@ def write(record: Record, folder: str | os.PathLike[str]) -> tuple[str, ...]:
     write_json(record, target / NAMES[0])
     write_markdown(record, target / NAMES[1])
     if not has_extra():
-        return NAMES[:2]
+        return (*NAMES[:2], *write_ledger(record, target))
     write_html(record, target / NAMES[2])
-    return NAMES
+    return (*NAMES, *write_ledger(record, target))
 
 
 def write_json(record: Record, path: Path) -> None:
