@@ -48,6 +48,7 @@ def make_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options)
     Raises UsageError where a side, an input or an option is not usable.
     """
     from parity.pair import Pair
+    from parity.subjects import unheld
     from parity.torch_side import TorchSide
 
     if not inputs:
@@ -58,7 +59,8 @@ def make_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options)
     reference = TorchSide(theirs, "theirs")
     subject = adapt(mine, options)
     names, fixed = name_map(subject, options.weights)
-    taken = getattr(subject.spawn("float64"), "takes_upstream", None)
+    runner = subject.spawn("float64")
+    taken = getattr(runner, "takes_upstream", None)
     pair = Pair(
         subject,
         reference,
@@ -68,6 +70,7 @@ def make_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options)
         fixed,
         case=options.case or subject.title,
         upstream_taken=taken is None or taken(),
+        unheld=unheld(runner, reference.buffers, names),
     )
     settle = getattr(subject, "settle", None)
     if settle is not None:

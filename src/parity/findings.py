@@ -160,9 +160,10 @@ class Report:
     @property
     def cause(self) -> Cause | None:
         """The first cause that was named, or None."""
-        return next((f.cause for f in self.failures if f.cause), None) or next(
-            (f.cause for f in self.findings if f.cause), None
-        )
+        causes = [f.cause for f in (*self.failures, *self.findings) if f.cause]
+        # what is wrong says more than where it is, which the finding's layer tells
+        causes.sort(key=lambda cause: cause.name.startswith("layer_"))
+        return causes[0] if causes else None
 
     def of(self, quantity: str) -> tuple[Finding, ...]:
         """Return the findings of one quantity (``"grad_weight"``)."""

@@ -47,6 +47,7 @@ class Pair:
     fixed: Mapping[str, Array] = field(default_factory=dict)
     case: str = "check"
     upstream_taken: bool = True
+    unheld: frozenset[str] = frozenset()
     _shapes: dict[Any, tuple[tuple[tuple[int, ...], str], ...]] = field(default_factory=dict)
 
     # ---- draws -------------------------------------------------------------------------------
@@ -72,6 +73,8 @@ class Pair:
             params = {n: small_integers(a.shape, rng, 2) for n, a in params.items()}
         params |= {name: array for name, array in self.fixed.items() if name in params}
         buffers |= {name: array for name, array in self.fixed.items() if name in buffers}
+        # a class weight that mine keeps to itself stays as both sides were built with it
+        buffers |= {name: self.reference.buffers[name] for name in self.unheld}
         inputs = tuple(self._input(spec, rng, label) for spec in specs)
         draw = Draw(inputs, params, buffers, (), training, (), label, seed)
         return replace(draw, upstream=self._upstream(draw, rng))

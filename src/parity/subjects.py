@@ -7,7 +7,7 @@ import inspect
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -437,6 +437,16 @@ def buffer_store(runner: Runner, name: str) -> Callable[[Array], None] | None:
 
         return assign
     return None
+
+
+def unheld(runner: Any, buffers: Iterable[str], names: NameMap) -> frozenset[str]:
+    """Return the reference's buffers that the hand-written side has no place for."""
+    own = runner.buffers()
+    return frozenset(
+        name
+        for name in buffers
+        if names.mine(name) not in own and buffer_store(runner, names.mine(name)) is None
+    )
 
 
 def buffers_of(runner: Runner, draw: Draw, names: NameMap) -> dict[str, Array]:
