@@ -16,7 +16,7 @@ from parity.reporting.markdown import markdown
 from parity.reporting.record import FORMAT, Record
 from parity.reporting.sections import SECTIONS, entry
 from parity.reporting.summary import closing, header
-from parity.reporting.tables import as_finding, rows, trajectory
+from parity.reporting.tables import rows, trajectory
 from parity.session import Session, closed, opened
 from parity.settings import Settings
 from parity_tests.reports import finding, sample
@@ -122,7 +122,7 @@ def test_numbers_of_a_row_are_those_of_what_fails():
 
 def test_a_finding_survives_its_plain_data():
     nan = Finding("c", "forward", worst=Worst((1,), math.nan, math.inf, math.inf), allowance=1e-9)
-    again = as_finding(json.loads(json.dumps(nan.to_dict())))
+    again = Finding.from_dict(json.loads(json.dumps(nan.to_dict())))
     assert str(again) == str(nan)
     assert again.to_dict() == nan.to_dict()
 

@@ -118,6 +118,29 @@ class Finding:
             "evidence": _plain(self.evidence),
         }
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Finding:
+        """Return the finding that :meth:`to_dict` wrote."""
+        worst, cause = data.get("worst"), data.get("cause")
+        numbers = [float(worst[name]) for name in ("mine", "theirs", "off")] if worst else []
+        return cls(
+            case=data["case"],
+            quantity=data["quantity"],
+            layer=data["layer"],
+            step=data["step"],
+            seed=data["seed"],
+            dtype=data["dtype"],
+            verdict=Verdict(data["verdict"]),
+            allowance=float(data["allowance"]),
+            worst=Worst(tuple(worst["index"]), *numbers) if worst else None,
+            cause=Cause(cause["name"], cause["sentence"]) if cause else None,
+            evidence={
+                # NaN and infinity are written as text: JSON has neither
+                name: float(value) if value in ("nan", "inf", "-inf") else value
+                for name, value in data["evidence"].items()
+            },
+        )
+
     def __str__(self) -> str:
         from parity.wording import finding_text
 

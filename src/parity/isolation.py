@@ -17,7 +17,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
-from parity.findings import Cause, Finding, Report, UsageError, Verdict, Worst
+from parity.findings import Cause, Finding, Report, UsageError, Verdict
 from parity.options import Options
 from parity.processes import Fault, answers
 
@@ -147,36 +147,11 @@ def title(mine: Any) -> str:
     return str(getattr(mine, "__name__", None) or type(mine).__name__)
 
 
-def finding_from(data: Mapping[str, Any]) -> Finding:
-    """Return the finding that :meth:`Finding.to_dict` wrote."""
-    worst, cause = data.get("worst"), data.get("cause")
-    return Finding(
-        case=data["case"],
-        quantity=data["quantity"],
-        layer=data["layer"],
-        step=data["step"],
-        seed=data["seed"],
-        dtype=data["dtype"],
-        verdict=Verdict(data["verdict"]),
-        allowance=_float(data["allowance"]),
-        worst=Worst(
-            tuple(worst["index"]),
-            _float(worst["mine"]),
-            _float(worst["theirs"]),
-            _float(worst["off"]),
-        )
-        if worst
-        else None,
-        cause=Cause(cause["name"], cause["sentence"]) if cause else None,
-        evidence={name: _evidence(value) for name, value in data["evidence"].items()},
-    )
-
-
 def report_from(data: Mapping[str, Any]) -> Report:
     """Return the report that :meth:`Report.to_dict` wrote."""
     return Report(
         case=data["case"],
-        findings=tuple(map(finding_from, data["findings"])),
+        findings=tuple(map(Finding.from_dict, data["findings"])),
         notes=tuple(data["notes"]),
         covers=tuple(data["covers"]),
         not_covered=tuple(data["not_covered"]),
@@ -184,14 +159,6 @@ def report_from(data: Mapping[str, Any]) -> Report:
         rerun=data["rerun"],
         versions=data["versions"],
     )
-
-
-def _float(value: float | str) -> float:
-    return float(value)  # NaN and infinity are written as text: JSON has neither
-
-
-def _evidence(value: Any) -> Any:
-    return float(value) if value in ("nan", "inf", "-inf") else value
 
 
 def as_json(data: Any) -> str:

@@ -49,7 +49,8 @@ def missing(pair: Pair, name: str, ref: Array, draw: Draw) -> Judged | None:
         if ref.dtype.kind != "f":
             return _plain(name, Verdict.SKIPPED, draw, "mine does not count batches")
         if np.array_equal(ref, draw.buffers[name.removeprefix("buffer_")], equal_nan=True):
-            return _plain(name, Verdict.SKIPPED, draw, "mine keeps no such buffer; torch's is fixed")
+            text = "mine keeps no such buffer; torch's is fixed"
+            return _plain(name, Verdict.SKIPPED, draw, text)
         return Judged(
             name, "float64", Verdict.ERROR, None, draw, None, ref,
             f"mine has no buffer {name.removeprefix('buffer_')!r}",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from parity.findings import Finding
 from parity.reporting import tables
 from parity.reporting.ledger import ledger
 from parity.reporting.record import Record
@@ -76,7 +77,7 @@ def _failures(record: Record) -> list[str]:
         return []
     lines = ["## What failed", ""]
     for part, finding in found[:MOST_FAILURES]:
-        lines += _fence(finding_text(tables.as_finding(finding), part["rerun"]))
+        lines += _fence(finding_text(Finding.from_dict(finding), part["rerun"]))
     if len(found) > MOST_FAILURES:
         lines += [f"… and {len(found) - MOST_FAILURES} more; report.json has them all.", ""]
     if others:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from parity.findings import Finding
 from parity.reporting import heat, markdown, pictures, tables
 from parity.reporting.ledger import ledger
 from parity.reporting.record import Record
@@ -83,7 +84,7 @@ def visible(value: Any) -> Any:
 def _failures(record: Record) -> list[dict[str, Any]]:
     found = []
     for i, (part, data) in enumerate(record.failures[:MOST_FAILURES], 1):
-        finding = tables.as_finding(data)
+        finding = Finding.from_dict(data)
         picture = heat.svg(finding.evidence.get("heat")) if i <= MOST_HEATS else ""
         shape = (finding.evidence.get("heat") or {}).get("shape") if picture else None
         found.append(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from parity.findings import GRAVITY, Cause, Finding, Verdict, Worst, unique
+from parity.findings import GRAVITY, unique
 from parity.reporting.record import Record, fails
 from parity.reporting.sections import number
 
@@ -61,33 +61,6 @@ def _take(row: Row, finding: dict[str, Any], part: dict[str, Any]) -> None:
         row.weight, row.usage = weight, usage
         row.error = number(finding["evidence"].get("error"))
         row.allowance = number(finding["allowance"])
-
-
-def as_finding(data: dict[str, Any]) -> Finding:
-    """Return a finding from its plain data, so that its words are made in one place."""
-    worst, cause, evidence = data.get("worst"), data.get("cause"), dict(data["evidence"])
-    if "ratio_to_torch" in evidence:
-        evidence["ratio_to_torch"] = number(evidence["ratio_to_torch"])
-    return Finding(
-        case=data["case"],
-        quantity=data["quantity"],
-        layer=data["layer"],
-        step=data["step"],
-        seed=data["seed"],
-        dtype=data["dtype"],
-        verdict=Verdict(data["verdict"]),
-        allowance=number(data["allowance"]),
-        worst=Worst(
-            tuple(worst["index"]),
-            number(worst["mine"]),
-            number(worst["theirs"]),
-            number(worst["off"]),
-        )
-        if worst
-        else None,
-        cause=Cause(cause["name"], cause["sentence"]) if cause else None,
-        evidence=evidence,
-    )
 
 
 def run_title(run: dict[str, Any]) -> str:
