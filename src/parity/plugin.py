@@ -24,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Read the settings of the run; what is mistyped ends it with one line."""
+    from parity.annotating import Annotations
     from parity.reporting.record import Record
 
     given = {name: getattr(config.option, f"parity_{name}", None) for name, _, _ in FLAGS}
@@ -34,6 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SESSION] = opened(Session(settings, plugged=True))
     config.stash[RECORD] = Record.of(settings)
     config.pluginmanager.register(config.stash[RECORD], "parity.record")
+    if not hasattr(config, "workerinput"):  # workers' tests are heard of by their controller
+        config.pluginmanager.register(Annotations(config.rootpath), "parity.annotations")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
