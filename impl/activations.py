@@ -49,9 +49,9 @@ class Elementwise(Module):
     one_pass = False  # the function reads x once: blocks would only add a copy
     keeps_output = False  # the derivative is cheaper from y than from x
 
-    def forward(self, x):
+    def forward(self, input):
         """Return y (*), of x's dtype, for x (*)."""
-        x = np.asarray(x)
+        x = np.asarray(input)
         if x.dtype.kind in "iu" and self.takes_integers is True:
             self._cache = None
             return blockwise(self._value, x)

@@ -49,9 +49,9 @@ class Sequential(Module):
 
     # Running.
 
-    def forward(self, x):
+    def forward(self, input):
         """Return the last layer's output."""
-        trace = []
+        x, trace = input, []
         for layer in self._layers.values():
             x = layer.forward(x)
             # A layer that stands elsewhere too will forward again before this place is due.

@@ -131,10 +131,10 @@ class Conv2d(Module):
             for size, amounts in zip(image, self._amounts(), strict=True)
         )
 
-    def forward(self, x):
+    def forward(self, input):
         """Return y (N, O, H', W') for x (N, C, H, W), or the same without N."""
         weight, bias = self._params["weight"], self._params.get("bias")
-        x = self._floating(x, weight)
+        x = self._floating(input, weight)
         check_images(self, x)
         images = x if x.ndim == 4 else x[None]
         if images.shape[1] != self.in_channels:

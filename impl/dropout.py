@@ -41,9 +41,9 @@ class Dropout(Module):
             raise ValueError(f"Dropout has a fixed mask {self._fixed.shape}, x has shape {shape}")
         return self._fixed
 
-    def forward(self, x):
+    def forward(self, input):
         """Return y (*), of x's dtype, for x (*); x itself when nothing is dropped."""
-        x = np.asarray(x)
+        x = np.asarray(input)
         if not self.training or (self.p == 0 and self._fixed is None):
             self._drawn = np.ones(x.shape, dtype=bool) if self.training else None
             self._cache = (x.shape, x.dtype, None)

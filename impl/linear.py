@@ -45,10 +45,10 @@ class Linear(Module):
         # The count is spelt out: reshape(-1, 0) cannot guess it when a width is 0.
         return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
-    def forward(self, x):
+    def forward(self, input):
         """Return y (*, out_features)."""
         weight, bias = self.params["weight"], self.params.get("bias")
-        x = self._floating(x, like=weight)
+        x = self._floating(input, like=weight)
         if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
             raise ValueError(
                 f"Linear({self.in_features}, {self.out_features}) got x with shape {x.shape}; "

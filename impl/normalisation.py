@@ -124,9 +124,9 @@ class _BatchNorm(Module):
             old = buffers[name]
             buffers[name] = ((1 - share) * old + share * batch).astype(old.dtype)
 
-    def forward(self, x):
+    def forward(self, input):
         """Return y in x's shape."""
-        x = self._check(x)
+        x = self._check(input)
         batch = self._uses_batch()
         # inf in the input makes NaN, as in torch.
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):

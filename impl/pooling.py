@@ -165,9 +165,9 @@ class AvgPool2d(_Pool2d):
         return int(divisor[0, 0]) if same else divisor
 
     @np.errstate(over="ignore", invalid="ignore")  # infinite sums are answers, as in torch
-    def forward(self, x):
+    def forward(self, input):
         """Return the window means (N, C, H', W') of x (N, C, H, W), or the same without N."""
-        x = self._floating(x)
+        x = self._floating(input)
         check_images(self, x)
         geometry = self._geometry(x.shape[-2:])
         y = _reduce(np.add, 0, x, geometry)
@@ -235,9 +235,9 @@ class MaxPool2d(_Pool2d):
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
         self.return_indices = bool(return_indices)
 
-    def forward(self, x):
+    def forward(self, input):
         """Return the window maxima (N, C, H', W') of x (N, C, H, W), or the same without N."""
-        x = np.asarray(x)
+        x = np.asarray(input)
         if x.dtype.kind not in "iu":
             x = self._floating(x)
         check_images(self, x)

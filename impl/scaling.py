@@ -26,9 +26,9 @@ class ChannelwiseScaling(Module):
     def _wide(channels, x):
         return channels.reshape(-1, *[1] * (x.ndim - 2))
 
-    def forward(self, x):
+    def forward(self, input):
         """Return y in x's shape."""
-        x = self._floating(x, like=self.params["weight"])
+        x = self._floating(input, like=self.params["weight"])
         if x.ndim == 0 or x.shape[min(x.ndim - 1, 1)] != self.num_features:
             raise ValueError(
                 f"ChannelwiseScaling({self.num_features}) got x with shape {x.shape}; it must be "

@@ -31,9 +31,9 @@ class Flatten(Module):
             )
         return dim % rank
 
-    def forward(self, x):
+    def forward(self, input):
         """Return x with the axes joined."""
-        x = np.asarray(x)
+        x = np.asarray(input)
         start, end = self._axis("start_dim", x.shape), self._axis("end_dim", x.shape)
         if start > end:
             raise ValueError(
@@ -84,9 +84,9 @@ class Normalize(Module):
         shape[self.dim] = len(values)
         return np.array(values, dtype=x.dtype).reshape(shape)
 
-    def forward(self, x):
+    def forward(self, input):
         """Return the standardised images, (N, product of the other axes) when flattening."""
-        x = np.asarray(x)
+        x = np.asarray(input)
         integer = x.dtype.kind in "iu"
         x = x.astype(self.dtype) if integer else self._floating(x)
         channels = max(len(self.mean), len(self.std))

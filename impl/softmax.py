@@ -32,9 +32,9 @@ class _AlongAxis(Module):
             )
         return self.dim
 
-    def forward(self, x):
+    def forward(self, input):
         """Return y (*), of x's dtype, for x (*)."""
-        x = self._floating(x)
+        x = self._floating(input)
         axis = self._axis(x.ndim)
         wide = np.atleast_1d(x)
         if x.dtype == np.float16:
