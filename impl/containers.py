@@ -38,6 +38,20 @@ class Sequential(Module):
     def _named_children(self) -> Mapping[str, Module]:
         return vars(self).get("_layers", {})
 
+    def __getattr__(self, name: str):
+        """Return the layer of that name, as torch does; asked only where no attribute has it."""
+        layers = self._named_children()
+        if name not in layers:
+            raise AttributeError(f"Sequential has no attribute or layer {name!r}")
+        return layers[name]
+
+    def __setattr__(self, name: str, value) -> None:
+        """Set an attribute; a Module takes the place of the layer of that name, or a new one."""
+        if isinstance(value, Module) or name in self._named_children():
+            self._put(name, value)
+        else:
+            super().__setattr__(name, value)
+
     def _put(self, name: str, layer) -> None:
         shared = any(layer is other for key, other in self._layers.items() if key != name)
         if shared and not isinstance(layer, Module):
@@ -136,3 +150,14 @@ class Sequential(Module):
         if not isinstance(other, Sequential):
             return NotImplemented
         return Sequential(*self, *other)
+
+    def __iadd__(self, other) -> "Sequential":
+        return self.extend(other) if isinstance(other, Sequential) else NotImplemented
+
+    def __mul__(self, times: int) -> "Sequential":
+        """Return the same layers `times` times over; they share their parameters."""
+        if times < 1:
+            raise ValueError(f"Sequential was multiplied by {times}; it must be 1 or more")
+        return Sequential(*list(self) * times)
+
+    __rmul__ = __mul__
