@@ -67,9 +67,12 @@ class Optimizer:
                 self._step_one(name, grad)
         return loss
 
-    def zero_grad(self):
-        """Clear the gradients: the model's own ``zero_grad``, or else every array set to 0."""
-        if hasattr(self.model, "zero_grad"):
+    def zero_grad(self, set_to_none=True):
+        """Clear the gradients: the model's own ``zero_grad``, or else every array set to 0.
+
+        With ``set_to_none=False`` every array is set to 0 in any case.
+        """
+        if set_to_none and hasattr(self.model, "zero_grad"):
             self.model.zero_grad()
             return
         for name, grad in list(self.model.grads.items()):
