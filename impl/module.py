@@ -264,7 +264,10 @@ class Module:
                 f"{type(self).__name__} got x with dtype {x.dtype}; it must be floating, "
                 "for example x.astype('float32')"
             )
-        return x if like is None else x.astype(like.dtype, copy=False)
+        if like is not None:
+            return x.astype(like.dtype, copy=False)
+        # Files hold either byte order; what is computed from them is the machine's own.
+        return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
     def _upstream(self, grad_output, shape: tuple, dtype) -> np.ndarray:
         """Return the upstream gradient as `dtype`; raise ValueError for another shape."""

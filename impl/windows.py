@@ -2,6 +2,8 @@
 
 import operator
 
+import numpy as np
+
 
 def whole(value, name, kind="an int"):
     """Return value as an int; TypeError naming the option for anything that is no whole number."""
@@ -17,7 +19,8 @@ def pair(value, name):
     Raises TypeError for anything that is not whole numbers, ValueError for another length.
     """
     kind = "an int or a pair of ints"
-    values = value if isinstance(value, tuple | list) else (value,)
+    values = np.atleast_1d(value) if isinstance(value, np.ndarray) else value
+    values = values if isinstance(values, tuple | list | np.ndarray) else (values,)
     values = tuple(whole(v, name, kind) for v in values)
     if len(values) not in (1, 2):
         raise ValueError(f"{name} must be {kind}, not {value!r}")
