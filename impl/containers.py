@@ -69,18 +69,26 @@ class Sequential(Module):
         for layer in self._layers.values():
             x = layer.forward(x)
             # A layer that stands elsewhere too will forward again before this place is due.
-            inside = layer.modules() if isinstance(layer, Module) else ()
-            trace.append((layer, [(part, getattr(part, "_cache", None)) for part in inside]))
+            trace.append((layer, self._remembered(layer)))
         self._cache = trace
         return x
+
+    @staticmethod
+    def _remembered(layer):
+        """Return (part, cache) of all that backward will need to find as it is now."""
+        if not isinstance(layer, Module):
+            return ()
+        # The trace that a chain keeps holds its layers' caches.
+        if not layer._named_children() or type(layer).forward is Sequential.forward:
+            return ((layer, layer._cache),)
+        return [(part, part._cache) for part in layer.modules() if isinstance(part, Module)]
 
     def backward(self, grad_output):
         """Return the gradient for the input; every layer adds to its `grads`."""
         grad = grad_output
         for layer, caches in reversed(self._recall()):
             for part, cache in caches:
-                if isinstance(part, Module):
-                    part._cache = cache
+                part._cache = cache
             grad = layer.backward(grad)
         return grad
 

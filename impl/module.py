@@ -41,9 +41,7 @@ def check_dtype(layer: str, dtype) -> np.dtype:
 
 def _tree_property(kind: str, text: str) -> property:
     def get(self):
-        if self._named_children():
-            return TreeView(self, kind)
-        return vars(self)["_" + kind]
+        return TreeView(self, kind) if self._named_children() else vars(self)["_" + kind]
 
     def put(self, mapping):
         if not self._named_children():
@@ -74,7 +72,28 @@ class Module:
         """Make the dicts here, so that a subclass with an `__init__` of its own is complete."""
         self = super().__new__(cls)
         vars(self).update(_params={}, _grads={}, _buffers={}, training=True, _cache=None)
+        vars(self)["_children"] = {}
         return self
+
+    # Children are noted as they are assigned: every training step walks the tree several times,
+    # and looking through all attributes would cost more than the layers of a small net. The dict
+    # is replaced, never written to: a shallow copy of the layer holds the same one.
+
+    def __setattr__(self, name: str, value) -> None:
+        """Set an attribute; a Module becomes a child of that name."""
+        object.__setattr__(self, name, value)
+        if isinstance(value, Module):
+            vars(self)["_children"] = {**self._children, name: value}
+        elif name in self._children:
+            self._forget(name)
+
+    def __delattr__(self, name: str) -> None:
+        """Delete an attribute, and with it the child of that name."""
+        object.__delattr__(self, name)
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        vars(self)["_children"] = {k: v for k, v in self._children.items() if k != name}
 
     def __call__(self, *inputs, **options):
         """Return `forward(*inputs)`; torch's name `input` is understood as a keyword."""
@@ -93,7 +112,7 @@ class Module:
     # The tree.
 
     def _named_children(self) -> Mapping[str, "Module"]:
-        return {name: item for name, item in vars(self).items() if isinstance(item, Module)}
+        return self._children
 
     def named_children(self) -> Iterator[tuple[str, "Module"]]:
         """Yield (name, layer) for the direct children, each layer once."""
@@ -125,6 +144,9 @@ class Module:
 
     def modules(self) -> Iterator["Module"]:
         """Yield this layer and everything below, each once."""
+        if not self._named_children():
+            yield self
+            return
         for _, module in self.named_modules():
             yield module
 
@@ -146,14 +168,14 @@ class Module:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients (torch's default since 2.0), or fill them with zeros."""
         for module in self.modules():
-            if not isinstance(module, Module) and hasattr(module, "zero_grad"):
+            own = isinstance(module, Module)
+            if own and set_to_none:
+                vars(module)["_grads"].clear()
+            elif not own and hasattr(module, "zero_grad"):
                 module.zero_grad()
-                continue
-            grads = own_mapping(module, "grads")
-            if set_to_none and isinstance(module, Module):
-                grads.clear()
-            for grad in grads.values():
-                grad[...] = 0
+            else:
+                for grad in own_mapping(module, "grads").values():
+                    grad[...] = 0
 
     def astype(self, dtype) -> "Module":
         """Cast every floating parameter, gradient and buffer of the tree; return self."""

@@ -100,15 +100,22 @@ class _BatchNorm(Module):
         return blocks(len(x), math.prod(x.shape[1:]))
 
     def _statistics(self, x):
-        """Return mean and biased variance (C,) in float64, by two passes."""
+        """Return mean and biased variance (C,) in float64."""
         count = max(self._count(x), 1)
-        mean, variance = channel_sum(x) / count, np.zeros(x.shape[1])
-        near = mean.reshape(-1, *[1] * (x.ndim - 2))
-        for part in self._parts(x):
-            # In float64: the squares of float32 values from 1e20 or below 1e-23 need its range.
-            offset = np.subtract(x[part], near, dtype=np.float64)
-            variance += channel_sum(np.multiply(offset, offset, out=offset))
-        return mean, variance / count
+        mean, variance = np.empty(x.shape[1]), np.empty(x.shape[1])
+        # In float64: the squares of float32 values from 1e20 or below 1e-23 need its range.
+        for channels, part in self._channel_parts(x):
+            values = part.astype(np.float64, order="C").reshape(len(part), -1)
+            mean[channels] = near = values.sum(axis=1) / count
+            values -= near[:, None]
+            variance[channels] = np.vecdot(values, values) / count
+        return mean, variance
+
+    @staticmethod
+    def _channel_parts(*arrays):
+        """Yield a slice of the channels and, channels first, each array's part of them."""
+        for channels in blocks(arrays[0].shape[1], arrays[0].size // max(arrays[0].shape[1], 1)):
+            yield channels, *(array[:, channels].swapaxes(0, 1) for array in arrays)
 
     def _track(self, mean, variance, count: int) -> None:
         buffers = self.buffers
@@ -181,13 +188,13 @@ class _BatchNorm(Module):
 
     def _totals(self, x, grad, mean, scale):
         """Return Σ g and Σ g x̂ (C,) in float64, over everything but the channels."""
-        total = along = np.zeros(x.shape[1])
-        mean = self._wide(mean, x)
-        for part in self._parts(x):
-            total = total + channel_sum(grad[part])
-            product = x[part] - mean
-            product *= grad[part]
-            along = along + channel_sum(product)
+        total, along = np.empty(x.shape[1]), np.empty(x.shape[1])
+        for channels, part, upstream in self._channel_parts(x, grad):
+            values = part.astype(np.float64, order="C").reshape(len(part), -1)
+            values -= mean[channels, None]
+            upstream = upstream.astype(np.float64, order="C").reshape(len(part), -1)
+            total[channels] = upstream.sum(axis=1)
+            along[channels] = np.vecdot(values, upstream)
         return total, along * scale
 
     def extra_repr(self) -> str:

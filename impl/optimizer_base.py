@@ -6,6 +6,7 @@ from numbers import Real
 import numpy as np
 
 from impl.blocks import BLOCK, blocks
+from impl.tree import TreeView
 
 
 def option(name):
@@ -55,6 +56,7 @@ class Optimizer:
         self.model = model
         self.param_groups = [options]
         self.state = {}
+        self._stored = {}  # the parameters by name, while a step lasts
         self._check_options()
 
     def step(self, closure=None):
@@ -145,9 +147,12 @@ class Optimizer:
 
     def _gradients(self):
         """Return (name, gradient) of every parameter to step; all checked before any moves."""
-        owners, found = {}, {}
-        for name, param in self.model.params.items():
-            grad = self.model.grads.get(name)
+        owners, found, grads_of = {}, {}, self.model.grads
+        self._stored = dict(self.model.params.items())  # looked up once: a tree's names are slow
+        if isinstance(grads_of, TreeView):
+            grads_of = dict(grads_of.items())
+        for name, param in self._stored.items():
+            grad = grads_of.get(name)
             if grad is None:
                 continue
             # Scalars have no identity worth the name: Python shares equal ones.
@@ -163,7 +168,7 @@ class Optimizer:
 
     def _fitting(self, name, grad):
         """Return the gradient in its parameter's dtype, or raise ValueError."""
-        param = np.asarray(self.model.params[name])
+        param = np.asarray(self._stored[name])
         if param.dtype.kind != "f":
             raise ValueError(
                 f"{self._name}: parameter {name!r} has dtype {param.dtype}; "
@@ -178,7 +183,7 @@ class Optimizer:
         return grad
 
     def _step_one(self, name, grad):
-        stored = self.model.params[name]
+        stored = self._stored[name]
         in_place = isinstance(stored, np.ndarray) and stored.flags.writeable
         param = stored if in_place else np.array(stored)
         if self.maximize:

@@ -63,6 +63,14 @@ class TreeView(MutableMapping):
             for key in list(own_mapping(module, self._kind)):
                 yield f"{prefix}.{key}" if prefix else key
 
+    def items(self) -> list[tuple[str, object]]:
+        """Return the (name, array) pairs, all found in one walk: looking names up is slower."""
+        pairs = []
+        for prefix, module in self._root.named_modules():
+            for key, array in own_mapping(module, self._kind).items():
+                pairs.append((f"{prefix}.{key}" if prefix else key, array))
+        return pairs
+
     def __len__(self) -> int:
         return sum(len(own_mapping(module, self._kind)) for _, module in self._root.named_modules())
 
