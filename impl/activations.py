@@ -14,10 +14,13 @@ from impl.module import Module, check_inplace
 
 
 def real(layer: str, name: str, value) -> float:
-    """Return `value` as a Python float; raise TypeError naming the argument."""
+    """Return `value` as a Python float, or int where it is whole as in torch's repr.
+
+    Raises TypeError naming the argument.
+    """
     if not isinstance(value, numbers.Real | np.floating | np.integer):
         raise TypeError(f"{layer} got {name}={value!r}; it must be a number")
-    return float(value)
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def choose(mask, yes, no):
