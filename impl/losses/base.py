@@ -5,10 +5,12 @@ import math
 
 import numpy as np
 
+from impl.module import Module
+
 REDUCTIONS = ("none", "mean", "sum")
 
 
-class Loss:
+class Loss(Module):
     """Base of the losses: ``value = loss(prediction, target)``, ``grad = loss.backward()``.
 
     ``forward`` returns, in the prediction's dtype, a NumPy scalar for the reductions "mean" and
@@ -18,7 +20,8 @@ class Loss:
     must not change in between; it never modifies them. Floating targets and weights are cast to
     the prediction's dtype.
 
-    A loss has no parameters: ``params`` and ``grads`` are empty, ``buffers`` holds its weights.
+    A loss has no parameters: ``params`` and ``grads`` are empty, ``buffers`` holds its weights. It
+    is a Module, as in torch: a model may hold one, and ``state_dict`` shows its weights.
 
     Raises ValueError for an unknown reduction and NotImplementedError for the legacy options
     ``size_average`` and ``reduce``.
@@ -36,12 +39,10 @@ class Loss:
                 f"{type(self).__name__} got reduction={reduction!r}; it must be one of {REDUCTIONS}"
             )
         self.reduction = reduction
-        self.params, self.grads, self.buffers = {}, {}, {}
         self._output_shape = None  # set by forward; None means that backward has nothing to use
 
-    def __call__(self, prediction, target):
-        """Same as ``forward``."""
-        return self.forward(prediction, target)
+    # No layer is inside a loss: its attributes are set without a look for one.
+    __setattr__ = object.__setattr__
 
     def forward(self, prediction, target):
         """Return the loss of ``prediction`` for ``target``; shapes as in the class."""
@@ -80,12 +81,6 @@ class Loss:
             )
         with np.errstate(all="ignore"):
             return self._gradient(self._averaged(grad) if self.reduction == "mean" else grad)
-
-    def astype(self, dtype):
-        """Cast the weights to ``dtype`` in place and return the loss."""
-        for name, array in self.buffers.items():
-            self.buffers[name] = array.astype(dtype)
-        return self
 
     def __repr__(self):
         shown = []
@@ -170,18 +165,18 @@ def buffer(name):
     """Return a property that reads and writes ``buffers[name]``, None where absent."""
 
     def read(self):
-        return self.buffers.get(name)
+        return self._buffers.get(name)
 
     def write(self, value):
         if value is None:
-            self.buffers.pop(name, None)
+            self._buffers.pop(name, None)
             return
         array = np.array(value)
         if array.dtype.kind not in "iuf":
             raise ValueError(
                 f"{type(self).__name__} got {name} of dtype {array.dtype}; it must hold numbers"
             )
-        self.buffers[name] = array if array.dtype.kind == "f" else array.astype(np.float64)
+        self._buffers[name] = array if array.dtype.kind == "f" else array.astype(np.float64)
 
     return property(read, write, doc=f"The buffer ``{name}``, an array or None.")
 
