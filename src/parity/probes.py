@@ -68,6 +68,9 @@ def exact_rung(exam: Examination) -> None:
     exact = same_bits(wide.quantities, narrow.quantities)
     if not exact and not (pair.reference.lone and _agree(wide, narrow)):
         return
+    if exam.float32_only:
+        _exact_in_float32(exam, draw, exact)
+        return
     try:
         mine64, mine32 = pair.mine(draw), pair.mine(draw, "float32")
     except LayerError as failure:
@@ -90,6 +93,20 @@ def exact_rung(exam: Examination) -> None:
         if judged.verdict is Verdict.INACCURATE:
             continue  # rounding on integers is a note; the float64 rung has judged rounding
         exam.add(replace(judged, dtype="exact"))
+
+
+def _exact_in_float32(exam: Examination, draw: Draw, exact: bool) -> None:
+    """Judge integers and kinks by float32's own rounding, where mine has no other precision."""
+    pair = exam.pair
+    try:
+        found = pair.float32(draw, pinned=True)
+    except LayerError as failure:
+        exam.error(failure, draw, "float32")
+        return
+    exam.covers.append("exact integers" if exact else "kinks")
+    for judged in found:
+        if judged.verdict is not Verdict.INACCURATE:
+            exam.add(judged)
 
 
 def _equal(judged: Judged, mine64: Outcome, mine32: Outcome) -> bool:
@@ -170,7 +187,7 @@ def _try(
 ) -> None:
     """Judge one probing draw: failures become findings, refusals of one side notes."""
     pair = exam.pair
-    if exam.float32_only:
+    if exam.float32_only and label != "generic":
         return
     try:
         draw = pair.draw(seed, training, label, shapes)
@@ -179,7 +196,10 @@ def _try(
         _both_refuse(exam, name, seed, training, label, shapes)
         return
     try:
-        found = pair.float64(draw, count=3 if label == "magnitudes" else 2)
+        if exam.float32_only:
+            found = [j for j in pair.float32(draw) if j.verdict is not Verdict.INACCURATE]
+        else:
+            found = pair.float64(draw, count=3 if label == "magnitudes" else 2)
     except LayerError as failure:
         exam.not_covered.append(f"{name}: only mine refuses it ({failure})")
         return

@@ -11,7 +11,7 @@ from parity.examination import Examination
 from parity.findings import FAILING, Verdict
 from parity.judged import Judged
 from parity.ladder import EPS64, largest, response
-from parity.outcomes import LayerError
+from parity.outcomes import LayerError, Outcome
 from parity.pair import Pair
 
 REDRAWS = 3
@@ -29,6 +29,26 @@ def modes_of(exam: Examination) -> tuple[str, ...]:
     return ("train", "eval") if has_state else ("train",)
 
 
+def computes_float32(mine: Outcome) -> bool:
+    """Whether a run on float64 numbers was made in float32 throughout.
+
+    A loss may come as a Python float, which has one precision only: then the number itself and
+    the gradients tell.
+    """
+    real = [o for o in mine.outputs if o.dtype.kind == "f"]
+    sized = {o.dtype.name for o in real if o.ndim}
+    if sized or not real:
+        return sized == {"float32"}
+    grads = {
+        a.dtype.name
+        for name, a in mine.quantities.items()
+        if name.startswith("grad_input") and a is not None
+    }
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = all(np.array_equal(o.astype(np.float32), o, equal_nan=True) for o in real)
+    return narrow and grads == {"float32"}
+
+
 def judge_rungs(exam: Examination, seed: int, training: bool) -> bool:
     """Judge one seed and mode on the float64 and float32 rungs; False where mine failed."""
     pair, options = exam.pair, exam.pair.options
@@ -40,8 +60,7 @@ def judge_rungs(exam: Examination, seed: int, training: bool) -> bool:
     try:
         if "float64" in options.dtypes and "float64" in options.rungs:
             mine = pair.mine(draw)
-            kinds = {o.dtype.name for o in mine.outputs if o.dtype.kind == "f" and o.ndim}
-            exam.float32_only = kinds == {"float32"}
+            exam.float32_only = computes_float32(mine)
             exam.remark(mine, theirs, draw, "float64")
             if exam.float32_only:
                 exam.notes.append("mine computes in float32 only: judged in float32 and exactly")

@@ -339,6 +339,12 @@ def run(runner: Runner, draw: Draw, dtype: str, names: NameMap | None = None) ->
     outcome.outputs = tuple(np.array(output) for output in outputs)
     outcome.quantities.update(zip(forward_names(len(outputs)), outcome.outputs, strict=True))
     outcome.masks = tuple(np.array(mask) for mask in runner.masks())
+    if draw.upstream and len(outputs) != len(draw.upstream):
+        text = (
+            f"forward returned {_arrays(len(outputs))}, torch returns {len(draw.upstream)}; return "
+            "as many, or hand over a reference that returns what yours does"
+        )
+        raise LayerError(text, "shape")
     if any(g is not None for g in draw.upstream):
         backward(runner, draw, outcome, dtype, names)
     for name, array in buffers_of(runner, draw, names).items():
@@ -347,6 +353,10 @@ def run(runner: Runner, draw: Draw, dtype: str, names: NameMap | None = None) ->
         if not np.array_equal(given, before, equal_nan=given.dtype.kind == "f"):
             outcome.remarks.append(("input_modified", f"input {i} was changed by the layer"))
     return outcome
+
+
+def _arrays(count: int) -> str:
+    return "1 array" if count == 1 else f"{count} arrays"
 
 
 @_contained

@@ -1,0 +1,163 @@
+"""Correct layers, written in other valid ways than torch's, that were once called wrong."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import parity
+from parity import Verdict
+
+
+class Narrow:
+    """Computes in float32 whatever it is given, as many a course layer does."""
+
+    def forward(self, *inputs):
+        return np.asarray(self.answer(*(a.astype(np.float32) for a in inputs)), dtype=np.float32)
+
+    def backward(self, grad):
+        return np.asarray(self.gradient(np.asarray(grad, dtype=np.float32)), dtype=np.float32)
+
+
+class NarrowSoftmax(Narrow):
+    """Softmax over the last axis."""
+
+    def answer(self, x):
+        e = np.exp(x - x.max(-1, keepdims=True))
+        self.y = e / e.sum(-1, keepdims=True)
+        return self.y
+
+    def gradient(self, g):
+        return self.y * (g - (g * self.y).sum(-1, keepdims=True))
+
+
+class NarrowLoss(Narrow):
+    """Mean squared error."""
+
+    def answer(self, x, target):
+        self.d = x - target
+        return (self.d**2).mean()
+
+    def gradient(self, g):
+        return 2 * self.d / self.d.size * g
+
+
+class FloatLoss(NarrowLoss):
+    """The same, handed out as a Python float."""
+
+    def forward(self, *inputs):
+        return float(super().forward(*inputs))
+
+
+class NarrowFourier(Narrow):
+    """A linear map through the Fourier transform: integers come out rounded, in float32."""
+
+    def answer(self, x):
+        return np.fft.ifft(np.fft.fft(x) * 3).real
+
+    def gradient(self, g):
+        return np.fft.ifft(np.fft.fft(g) * 3).real
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "inputs"),
+    [
+        (NarrowSoftmax, nn.Softmax(-1), ((4, 7),)),
+        (NarrowLoss, nn.MSELoss(), ((6, 4), (6, 4))),
+        (FloatLoss, nn.MSELoss(), ((6, 4), (6, 4))),
+        (NarrowFourier, lambda x: 3 * x, ((4, 7),)),
+    ],
+)
+def test_a_layer_that_knows_float32_alone_is_judged_in_float32(mine, theirs, inputs):
+    report = parity.check(mine, theirs, *inputs, seeds=3, strict=True)
+    assert report.passed, str(report)
+    assert any("float32 only" in note for note in report.notes)
+
+
+def test_a_float32_layer_that_is_wrong_at_a_kink_or_a_second_time_is_caught():
+    class Kink(Narrow):
+        def answer(self, x):
+            self.x = x
+            return np.maximum(x, 0)
+
+        def gradient(self, g):
+            return g * (self.x >= 0)
+
+    class Grows(NarrowSoftmax):
+        calls = 0
+
+        def answer(self, x):
+            self.calls += 1
+            return super().answer(x) * (1 if self.calls < 2 else 2)
+
+    assert not parity.check(Kink, nn.ReLU(), (4, 7)).passed
+    assert not parity.check(Grows, nn.Softmax(-1), (4, 7)).passed
+
+
+def test_a_loss_whose_gradient_alone_is_float32_is_not_excused():
+    class Loss(NarrowLoss):
+        def forward(self, x, target):
+            self.d = x - target
+            return float((self.d**2).mean())
+
+    assert not parity.check(Loss, nn.MSELoss(), (6, 4), (6, 4)).passed
+
+
+class Residual:
+    """Batch normalisation of x·w + b beside a bypass: tiny inputs beside a large bias cancel."""
+
+    def __init__(self):
+        self.params = {"weight": np.ones((3, 4)), "bias": np.ones(3)}
+        self.grads = {}
+
+    def zero_grad(self):
+        self.grads = {name: np.zeros_like(array) for name, array in self.params.items()}
+
+    def forward(self, x):
+        self.x = x
+        z = x @ self.params["weight"].T + self.params["bias"]
+        d = z - z.mean(0)
+        self.s = 1 / np.sqrt((d * d).mean(0) + 1e-5)
+        self.h = d * self.s
+        return self.h
+
+    def backward(self, g):
+        g = self.s * (g - g.mean(0) - self.h * (g * self.h).mean(0))
+        self.grads["weight"] += g.T @ self.x
+        self.grads["bias"] += g.sum(0)
+        return g @ self.params["weight"]
+
+
+class Reference(nn.Module):
+    """The same of torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4))
+        self.bias = nn.Parameter(torch.randn(3))
+
+    def forward(self, x):
+        z = nn.functional.linear(x, self.weight, self.bias)
+        return nn.functional.batch_norm(z, None, None, training=True)
+
+
+def test_rounding_that_a_large_common_term_swallows_is_measured_again():
+    report = parity.check(Residual, Reference(), parity.normal(6, 4, scale=1e-6), seeds=4)
+    rough = [f for f in report.findings if f.verdict is not Verdict.MATCH and f.dtype == "float64"]
+    assert not rough, str(report)
+
+
+def test_another_number_of_outputs_is_said_once_as_what_it_is():
+    class One:
+        def forward(self, x):
+            return x * 2
+
+        def backward(self, g):
+            return g * 2
+
+    report = parity.check(One, lambda x: (x * 2, x * 3), (4, 7))
+    (cause,) = {f.cause for f in report.findings if f.failed}
+    assert cause.sentence == (
+        "forward returned 1 array, torch returns 2; return as many, or hand over a reference that "
+        "returns what yours does"
+    )
