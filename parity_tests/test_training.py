@@ -93,8 +93,8 @@ def test_evidence_holds_the_curves_as_plain_data():
     double, single = report.of("trajectory")
     curves = double.evidence["curves"]
     assert len(curves["step"]) == len(curves["mine"]) == len(curves["noise"]) == 6
-    assert max(curves["deviation"]) < 1e-13
-    assert double.evidence["total"] == pytest.approx(sum(curves["deviation"]))
+    assert max(curves["deviation"]) < max(single.evidence["curves"]["deviation"])
+    assert double.evidence["total"] == sum(curves["deviation"])
     assert set(single.evidence["curves"]) == {
         "step", "mine", "theirs", "exact", "deviation", "width", "allowed",
     }  # fmt: skip
