@@ -61,30 +61,35 @@ class _BatchNorm(Module):
             self.buffers["num_batches_tracked"] = np.array(0, dtype=np.int64)
 
     def _check(self, x) -> np.ndarray:
-        name = f"{type(self).__name__}({self.num_features})"
-        state = [*self.params.values(), *self.buffers.values()]
-        x = self._floating(x, like=state[0] if state else None)
+        state = next(iter((self._params or self._buffers).values()), None)
+        x = self._floating(x, like=state)
         # Without parameters and statistics nothing has a width, and torch takes any.
-        if x.ndim not in self.ranks or (state and x.shape[1] != self.num_features):
+        if x.ndim not in self.ranks or (state is not None and x.shape[1] != self.num_features):
             ranks = " or ".join(f"{rank}-D" for rank in self.ranks)
             raise ValueError(
-                f"{name} got x with shape {x.shape}; it must be {ranks} "
+                f"{self._name} got x with shape {x.shape}; it must be {ranks} "
                 f"with {self.num_features} channels on axis 1"
             )
         if self._uses_batch():
             if self._count(x) == 1:
                 raise ValueError(
-                    f"{name} expected more than 1 value per channel when training, "
+                    f"{self._name} expected more than 1 value per channel when training, "
                     f"got x with shape {x.shape}"
                 )
             if self.eps <= 0:
-                raise ValueError(f"{name} has eps={self.eps}; it must be positive in training")
+                raise ValueError(
+                    f"{self._name} has eps={self.eps}; it must be positive in training"
+                )
         elif self.eps < 0:
-            raise ValueError(f"{name} has eps={self.eps}; it must not be negative")
+            raise ValueError(f"{self._name} has eps={self.eps}; it must not be negative")
         return x
 
+    @property
+    def _name(self) -> str:
+        return f"{type(self).__name__}({self.num_features})"
+
     def _uses_batch(self) -> bool:
-        return self.training or "running_mean" not in self.buffers
+        return self.training or "running_mean" not in self._buffers
 
     @staticmethod
     def _count(x: np.ndarray) -> int:
@@ -118,7 +123,7 @@ class _BatchNorm(Module):
             yield channels, *(array[:, channels].swapaxes(0, 1) for array in arrays)
 
     def _track(self, mean, variance, count: int) -> None:
-        buffers = self.buffers
+        buffers = self._buffers
         if "num_batches_tracked" in buffers:
             buffers["num_batches_tracked"] = np.array(buffers["num_batches_tracked"] + 1)
         if not count:
@@ -139,18 +144,18 @@ class _BatchNorm(Module):
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             if batch:
                 mean, variance = self._statistics(x)
-                if self.training and "running_mean" in self.buffers:
+                if self.training and "running_mean" in self._buffers:
                     self._track(mean, variance, self._count(x))
             else:
-                mean, variance = self.buffers["running_mean"], self.buffers["running_var"]
+                mean, variance = self._buffers["running_mean"], self._buffers["running_var"]
             scale = 1 / np.sqrt(variance.astype(np.float64) + self.eps)
             self._cache = x, np.array(mean), scale, batch
             return self._affine(x, mean, scale)
 
     def _affine(self, x, mean, scale):
         """Return (x - mean) · scale · weight + bias."""
-        mean, bias = self._wide(mean, x), self.params.get("bias")
-        scale = self._wide(scale * self.params.get("weight", 1), x)
+        mean, bias = self._wide(mean, x), self._params.get("bias")
+        scale = self._wide(scale * self._params.get("weight", 1), x)
         shift = None if bias is None else self._wide(bias, x)
         y = np.empty(x.shape, x.dtype)
         for part in self._parts(x):
@@ -166,10 +171,10 @@ class _BatchNorm(Module):
         grad = self._upstream(grad_output, x.shape, x.dtype)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             total, along = self._totals(x, grad, mean, scale)
-            weight = self.params.get("weight", 1)
-            if "weight" in self.params:
+            weight = self._params.get("weight", 1)
+            if "weight" in self._params:
                 self._accumulate("weight", along.astype(x.dtype))
-            if "bias" in self.params:
+            if "bias" in self._params:
                 self._accumulate("bias", total.astype(x.dtype))
             if not batch:
                 return grad * self._wide(scale * weight, x)

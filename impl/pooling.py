@@ -18,13 +18,15 @@ class _Geometry:
     taps: for each kernel element the same, in reading order
     shifts: for each of these its position in the flattened image, seen from a window's corner
     corners (H', W'): the position of each window's corner
+    reach: how many rows and columns a window spans
     whole: whether every kernel element is inside the image for every window
     blind (H', W'): which windows see padding alone, as dilation makes possible; None if none do
     blind_places (H', W'): where torch says that the maximum of such a window is
     """
 
-    def __init__(self, image, out, stride, padding, dilation, rows, columns):
+    def __init__(self, image, out, reach, stride, padding, dilation, rows, columns):
         self.image, self.out = image, out
+        self.reach = reach
         self.rows = [((..., o, slice(None)), (..., i, slice(None))) for _, o, i in rows]
         self.columns = [((..., o), (..., i)) for _, o, i in columns]
         both = [(r, c) for r in rows for c in columns]
@@ -85,8 +87,9 @@ class _Pool2d(Module):
                     f"{out[0]}x{out[1]}, too small"
                 )
             taps = [axis_taps(axis[0], n, *axis[1:]) for axis, n in zip(axes, out, strict=True)]
+            reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
             self._geometries[image] = _Geometry(
-                image, out, self.stride, self.padding, self.dilation, *taps
+                image, out, reach, self.stride, self.padding, self.dilation, *taps
             )
         return self._geometries[image]
 
@@ -243,7 +246,8 @@ class MaxPool2d(_Pool2d):
         check_images(self, x)
         geometry = self._geometry(x.shape[-2:])
         y = _maxima(x, geometry)
-        self._cache = x, geometry
+        # The caller may change y, hence a copy, and evaluation rarely needs it.
+        self._cache = x, geometry, y.copy() if self.training else None
         return (y, _places(x, y, geometry)) if self.return_indices else y
 
     @np.errstate(over="ignore", invalid="ignore")
@@ -252,17 +256,22 @@ class MaxPool2d(_Pool2d):
 
         With return_indices, grad_output is the gradient for y alone: indices have none.
         """
-        x, g = self._recall()
+        x, g, y = self._recall()
         x = self._floating(x)
         grad = self._upstream(grad_output, (*x.shape[:-2], *g.out), x.dtype)
-        places = _places(x, _maxima(x, g), g).reshape(-1, g.corners.size)
+        y = _maxima(x, g) if y is None else y
+        places = _places(x, y, g).reshape(-1, g.corners.size)
         places += np.arange(0, x.size, g.image[0] * g.image[1])[:, None]  # one image after another
         places, grad = places.reshape(-1), grad.reshape(-1)
         if g.blind is not None:  # torch adds such a window's gradient outside of the window: see
             inside = places < x.size  # blind_places; the last ones even outside of the array
             places, grad = places[inside], grad[inside]
         dx = np.zeros(x.size, x.dtype)
-        np.add.at(dx, places, grad)  # windows may share a maximum
+        apart = self.stride[0] >= g.reach[0] and self.stride[1] >= g.reach[1]
+        if apart and g.blind is None:  # no element is the maximum of two windows
+            dx[places] = grad + 0  # a sum that starts at 0 is never -0
+        else:
+            np.add.at(dx, places, grad)
         return dx.reshape(x.shape)
 
     def extra_repr(self):
