@@ -33,11 +33,6 @@ class _ClassLoss(Loss):
                 f"(N, C, d1, …)"
             )
 
-    @staticmethod
-    def _one_label(prediction, target):
-        """Return the label of a prediction (C,) without its axis of length 1, which torch takes."""
-        return target.reshape(()) if (prediction.ndim, target.shape) == (1, (1,)) else target
-
     def _read_labels(self, prediction, target):
         """Return flat positions (N, D) of the labels, their weights (None: all 1) and which count.
 
@@ -65,7 +60,6 @@ class _LikelihoodLoss(_ClassLoss):
     """-w·f(prediction[label]) for a function f that the subclasses give, with its derivative."""
 
     def _values(self, prediction, target):
-        target = self._one_label(prediction, target)
         index, share, valid = self._read_labels(prediction, target)
         picked = prediction.reshape(-1)[index]
         self._shape, self._index = prediction.shape, index
@@ -163,7 +157,7 @@ class CrossEntropyLoss(_ClassLoss):
         self._probable = target.shape == prediction.shape
         if self._probable:
             return self._values_of_probabilities(prediction, target)
-        return self._values_of_labels(prediction, self._one_label(prediction, target))
+        return self._values_of_labels(prediction, target)
 
     def _gradient(self, grad):
         grad = grad.reshape(self._sum.shape if grad.ndim else ())
