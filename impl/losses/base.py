@@ -59,10 +59,11 @@ class Loss(Module):
             self._output_shape, self._dtype = values.shape, prediction.dtype
             if self.reduction == "none":
                 return values
-            total = values.sum(dtype=prediction.dtype)
+            # As in torch, 16 bits are for storage: a sum of many terms would lose or overflow them.
+            total = values.sum(dtype=np.result_type(self._dtype, np.float32))
             if self.reduction == "mean":
-                total = prediction.dtype.type(total / self._divisor)
-            return total
+                total = total / self._divisor
+            return self._dtype.type(total)
 
     def backward(self, grad_output=1.0):
         """Return the gradient for the last prediction, given the gradient of the loss itself.
