@@ -38,6 +38,11 @@ def choose(mask, yes, no):
     return mixed.view(yes.dtype)
 
 
+def scaled(array, factor):
+    """Return array · factor as a new array of its dtype: shape () widens in NumPy 1."""
+    return np.asarray(array * factor, dtype=array.dtype)
+
+
 def keep(mask, array):
     """Return `array` where the mask holds and +0 elsewhere, even where `array` is inf or NaN."""
     if array.dtype.itemsize > 8:
@@ -121,14 +126,14 @@ class LeakyReLU(Elementwise):
         check_inplace("LeakyReLU", inplace)
 
     def _value(self, x):
-        y = np.asarray(x * self.negative_slope)
+        y = scaled(x, self.negative_slope)
         # A slope that x's dtype rounds to 0 makes inf · 0 = NaN, which the maximum would keep.
         if 0 < x.dtype.type(self.negative_slope) <= 1:
             return np.maximum(x, y, out=y)
         return choose(x > 0, x, y)
 
     def _chain(self, x, grad):
-        return choose(x > 0, grad, np.asarray(grad * self.negative_slope))
+        return choose(x > 0, grad, scaled(grad, self.negative_slope))
 
     def extra_repr(self) -> str:
         """Return the arguments."""
@@ -145,7 +150,7 @@ class ELU(Elementwise):
     def _value(self, x):
         # exp(x) - 1 = 2t / (1 - t) with t = tanh(x / 2): no cancellation for x <= 0, and several
         # times faster than np.expm1, which is not vectorised.
-        t = np.asarray(x * 0.5)
+        t = scaled(x, 0.5)
         np.tanh(t, out=t)
         y = np.asarray(1 - t)
         np.divide(t, y, out=y)
@@ -171,9 +176,9 @@ class Softplus(Elementwise):
         self.threshold = real("Softplus", "threshold", threshold)
 
     def _value(self, x):
-        scaled = np.asarray(x * self.beta)
-        linear = scaled > self.threshold
-        z = np.exp(scaled, out=scaled)
+        z = scaled(x, self.beta)
+        linear = z > self.threshold
+        np.exp(z, out=z)
         if self.threshold > 80:  # exp may overflow, and the correction below would be inf - inf
             y = np.asarray(np.log1p(z))
         else:
@@ -189,9 +194,9 @@ class Softplus(Elementwise):
         return choose(linear, x, y)
 
     def _chain(self, x, grad):
-        scaled = np.asarray(x * self.beta)
-        linear = scaled > self.threshold
-        z = np.exp(scaled, out=scaled)
+        z = scaled(x, self.beta)
+        linear = z > self.threshold
+        np.exp(z, out=z)
         slope = np.asarray(z + 1)
         np.divide(z, slope, out=slope)
         slope *= grad

@@ -26,7 +26,9 @@ import numpy as np
 BLOCK_BYTES = 2 << 20  # bounds the workspace; 1 to 4 MiB measured alike, 256 KiB a third slower
 
 
-_INFINITE = np.errstate(over="ignore", invalid="ignore")  # inf and NaN are answers, as in torch
+def _infinite(function):
+    """Let inf and NaN be answers, as in torch; one errstate for all would not nest in NumPy 1."""
+    return np.errstate(over="ignore", invalid="ignore")(function)
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def plan(channels, kernel, stride, dilation, image, before, padded):
     return Geometry(channels, *sizes, wide, images, rows)
 
 
-@_INFINITE
+@_infinite
 def convolve(x, weight, bias, geometry, groups):
     """Return y (N, O, H', W') for x (N, C, H, W), weight (O, C / groups, kh, kw), bias (O,)."""
     g, out_channels = geometry, len(weight)
@@ -159,7 +161,7 @@ def weight_gradient(x, grad, geometry, groups):
     return dweight
 
 
-@_INFINITE
+@_infinite
 def _weight_gradient(x, grad, geometry, groups):
     g, out_channels = geometry, grad.shape[1]
     inner = g.channels // groups * g.kernel[0] * g.kernel[1]
@@ -174,7 +176,7 @@ def _weight_gradient(x, grad, geometry, groups):
     return dkernel.swapaxes(1, 2).reshape(out_channels, g.channels // groups, *g.kernel)
 
 
-@_INFINITE
+@_infinite
 def input_gradient(weight, grad, geometry, groups):
     """Return the gradient (N, C, H, W) for x, given grad (N, O, H', W')."""
     g, out_channels = geometry, len(weight)
@@ -205,7 +207,7 @@ def _transpose(weight, groups):
     return turned.swapaxes(1, 2).reshape(groups * channels, out_channels // groups, kh, kw)
 
 
-@_INFINITE
+@_infinite
 def sum_per_channel(grad):
     """Return the sum of grad (N, O, H', W') over all but O.
 
@@ -214,5 +216,7 @@ def sum_per_channel(grad):
     """
     n, out_channels, height, width = grad.shape
     lines = grad.reshape(n * out_channels, height * width)
-    sums = lines @ np.ones(height * width, grad.dtype) if height * width < 256 else lines.sum(axis=1)
+    sums = (
+        lines @ np.ones(height * width, grad.dtype) if height * width < 256 else lines.sum(axis=1)
+    )
     return sums.reshape(n, out_channels).sum(axis=0, dtype=np.float64).astype(grad.dtype)

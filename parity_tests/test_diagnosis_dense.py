@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import parity
+from parity.quirks import holds
 
 X = (6, 5)
 RNG = np.random.default_rng(0)
@@ -175,6 +176,8 @@ FUNCTIONS = [
     ids=[f"{i}-{row[0]}" for i, row in enumerate(FUNCTIONS)],
 )
 def test_activation(name, theirs, f, d):
+    if isinstance(theirs, nn.ELU) and holds("elu_cancels"):
+        pytest.skip("this torch's own ELU loses digits")
     found = causes(Function(f, d), theirs, X)
     assert found == {name}
 

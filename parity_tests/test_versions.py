@@ -41,25 +41,26 @@ def _takes(function, name):
     return name in inspect.signature(function).parameters
 
 
-def _half_on_cpu():
+def _refused(call):
     try:
-        torch.nn.Linear(2, 1).half()(torch.ones(1, 2).half())
-    except RuntimeError:
-        return False
-    return True
+        call()
+    except (RuntimeError, ValueError):
+        return True
+    return False
+
+
+def _half_on_cpu():
+    return not _refused(lambda: torch.nn.Linear(2, 1).half()(torch.ones(1, 2).half()))
+
+
+def _mse_of_integers():
+    x = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    torch.nn.MSELoss()(x, torch.arange(3)).backward()
 
 
 def _numpy_two_is_unknown():
     # seen where NumPy 2 is installed beside an old torch, which the environments avoid
-    return int(np.__version__.split(".")[0]) >= 2 and not _from_numpy_works()
-
-
-def _from_numpy_works():
-    try:
-        torch.from_numpy(np.ones(1))
-    except RuntimeError:
-        return False
-    return True
+    return release(np.__version__) >= (2,) and _refused(lambda: torch.from_numpy(np.ones(1)))
 
 
 OBSERVED = {
@@ -73,6 +74,18 @@ OBSERVED = {
     "half_on_cpu": _half_on_cpu,
     "device_is_context": lambda: hasattr(torch.device, "__enter__"),
     "numpy_two_is_unknown": _numpy_two_is_unknown,
+    "elu_cancels": lambda: (
+        torch.nn.functional.elu(torch.tensor(-1e-9, dtype=torch.float64)).item() != np.expm1(-1e-9)
+    ),
+    "softplus_prints_whole_numbers": lambda: "beta=1," in repr(torch.nn.Softplus()),
+    "mse_wants_one_dtype": lambda: _refused(_mse_of_integers),
+    "batch_norm_takes_any_eps": lambda: (
+        not _refused(lambda: torch.nn.BatchNorm1d(2, eps=0.0)(torch.ones(3, 2)))
+    ),
+    "compile_wants_older_python": lambda: (
+        not hasattr(torch, "compile")
+        or _refused(lambda: torch.compile(torch.nn.ReLU(), backend="eager"))
+    ),
     "scalars_widen": lambda: (np.ones((), np.float32) * 0.1).dtype == np.float64,
 }
 

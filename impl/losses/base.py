@@ -106,7 +106,7 @@ class Loss(Module):
         raise NotImplementedError(f"{self._name} has no backward")
 
     def _averaged(self, grad):
-        return grad / self._divisor
+        return np.asarray(grad / self._divisor, dtype=grad.dtype)  # shape () widens in NumPy 1
 
     def _float_target(self, target, dtype):
         if target.dtype.kind != "f":
