@@ -103,7 +103,10 @@ class Elementwise(Module):
 
 
 class ReLU(Elementwise):
-    """max(0, x), derivative 0 at 0."""
+    """max(0, x), derivative 0 at 0, as torch.nn.ReLU.
+
+    x (*) -> y (*). Raises TypeError for booleans and complex numbers.
+    """
 
     takes_integers = True
     one_pass = True
@@ -119,7 +122,10 @@ class ReLU(Elementwise):
 
 
 class LeakyReLU(Elementwise):
-    """x where x > 0, else negative_slope · x."""
+    """x where x > 0, else negative_slope · x, as torch.nn.LeakyReLU (Maas et al. 2013).
+
+    x (*) -> y (*). Raises TypeError for an x that is not floating.
+    """
 
     def __init__(self, negative_slope=1e-2, inplace=False):
         self.negative_slope = real("LeakyReLU", "negative_slope", negative_slope)
@@ -141,7 +147,10 @@ class LeakyReLU(Elementwise):
 
 
 class ELU(Elementwise):
-    """x where x > 0, else alpha · (exp(x) - 1)."""
+    """x where x > 0, else alpha · (exp(x) - 1), as torch.nn.ELU (Clevert et al., arXiv:1511.07289).
+
+    x (*) -> y (*). Raises TypeError for an x that is not floating.
+    """
 
     def __init__(self, alpha=1.0, inplace=False):
         self.alpha = real("ELU", "alpha", alpha)
@@ -169,7 +178,10 @@ class ELU(Elementwise):
 
 
 class Softplus(Elementwise):
-    """log(1 + exp(beta · x)) / beta, and x itself where beta · x > threshold."""
+    """log(1 + exp(beta · x)) / beta, or x where beta · x > threshold, as torch.nn.Softplus.
+
+    x (*) -> y (*). Raises TypeError for an x that is not floating.
+    """
 
     def __init__(self, beta=1.0, threshold=20.0):
         self.beta = real("Softplus", "beta", beta)
@@ -208,7 +220,10 @@ class Softplus(Elementwise):
 
 
 class Sigmoid(Elementwise):
-    """1 / (1 + exp(-x)); integers give float32."""
+    """1 / (1 + exp(-x)); integers give float32, as torch.nn.Sigmoid.
+
+    x (*) -> y (*). Raises TypeError for complex numbers.
+    """
 
     takes_integers = "float"
     keeps_output = True
@@ -227,7 +242,10 @@ class Sigmoid(Elementwise):
 
 
 class Tanh(Elementwise):
-    """tanh(x); integers give float32."""
+    """tanh(x); integers give float32, as torch.nn.Tanh.
+
+    x (*) -> y (*). Raises TypeError for complex numbers.
+    """
 
     takes_integers = "float"
     one_pass = True
@@ -244,7 +262,10 @@ class Tanh(Elementwise):
 
 
 class Threshold(Elementwise):
-    """x where x > threshold (or x is NaN), else value; derivative 1 and 0."""
+    """x where x > threshold (or x is NaN), else value; derivative 1 and 0, as torch.nn.Threshold.
+
+    x (*) -> y (*). Raises TypeError for booleans and complex numbers.
+    """
 
     takes_integers = True
 
@@ -268,6 +289,7 @@ class Heaviside(Elementwise):
     """The step function: 0 for x < 0 and NaN, `values` at 0, 1 for x > 0; derivative 0.
 
     `values` is torch.heaviside's name for the value at 0; the default makes the step x > 0.
+    x (*) -> y (*). Raises TypeError for booleans and complex numbers.
     """
 
     takes_integers = True

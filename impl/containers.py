@@ -21,8 +21,11 @@ def _layer(item):
 class Sequential(Module):
     """Layers applied in order, named "0", "1", … or as in the given mapping.
 
-    A Module may stand at several places, also of nested chains: each place remembers its own
-    forward. A layer that is no Module may stand at one place.
+    As torch.nn.Sequential: x and y have the first layer's and the last layer's shapes. A Module
+    may stand at several places, also of nested chains: each place remembers its own forward. A
+    layer that is no Module may stand at one place.
+
+    Raises TypeError for what is no layer, KeyError for names that are not text without dots.
     """
 
     def __init__(self, *layers):

@@ -10,6 +10,9 @@ from impl.module import Module, check_inplace
 class Dropout(Module):
     """Inverted dropout: x · mask / (1 - p) in training mode, x itself in evaluation mode.
 
+    x (*) -> y (*), as torch.nn.Dropout (Hinton et al., arXiv:1207.0580). Raises ValueError for a p
+    outside [0, 1] and for an x of another shape than a mask that was assigned.
+
     `mask` is the boolean array (*) of what the last training forward kept (None after an
     evaluation). Assigning an array of x's shape fixes the mask for every later forward, so that
     two sides can share it; assigning None lets it be drawn again.

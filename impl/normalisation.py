@@ -211,12 +211,22 @@ class _BatchNorm(Module):
 
 
 class BatchNorm1d(_BatchNorm):
-    """Batch normalisation of (N, C) or (N, C, L), statistics over N and L."""
+    """Batch normalisation of (N, C) or (N, C, L), statistics over N and L, as torch.nn.BatchNorm1d.
+
+    y = (x - mean) / √(variance + eps) · weight + bias (Ioffe and Szegedy, arXiv:1502.03167)
+    weight, bias, running_mean, running_var (C,), num_batches_tracked (); y in x's shape
+
+    Raises ValueError for other shapes and for one value a channel in training, TypeError for an x
+    that is not floating.
+    """
 
     ranks = (2, 3)
 
 
 class BatchNorm2d(_BatchNorm):
-    """Batch normalisation of (N, C, H, W), statistics over N, H and W."""
+    """Batch normalisation of (N, C, H, W), statistics over N, H and W, as torch.nn.BatchNorm2d.
+
+    Formula, shapes and errors are BatchNorm1d's.
+    """
 
     ranks = (4,)

@@ -12,6 +12,8 @@ class ChannelwiseScaling(Module):
 
     x (N, C, *) -> y (N, C, *); weight (C,) starts at 1, bias (C,) at 0. A 1-D x is one item of C
     channels without a batch; with two axes or more the channels are always on axis 1.
+
+    Raises ValueError for another number of channels, TypeError for an x that is not floating.
     """
 
     def __init__(self, num_features, bias=True, device=None, dtype=None):

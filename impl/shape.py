@@ -12,7 +12,8 @@ from impl.module import Module
 class Flatten(Module):
     """Join the axes from start_dim to end_dim, both included: (N, *) -> (N, product of *).
 
-    The output is a view of x where the memory allows it, as in torch.
+    The output is a view of x where the memory allows it, as with torch.nn.Flatten. Raises
+    IndexError for axes that x has not, ValueError where start_dim comes after end_dim.
     """
 
     def __init__(self, start_dim=1, end_dim=-1):
@@ -60,7 +61,8 @@ class Normalize(Module):
 
     x (N, H, W, C) with the channels on axis `dim` (any rank) -> y (N, H·W·C) in that order, or
     x's shape with `flatten=False`. mean and std are numbers or one number a channel. Integer
-    images become `dtype`, and have no gradient: backward returns None.
+    images become `dtype`, and have no gradient: backward returns None. Raises ValueError for a
+    scale or std of 0 and for other channel counts than x has.
     """
 
     def __init__(self, mean, std, scale=255.0, flatten=True, *, dim=-1, dtype=np.float32):

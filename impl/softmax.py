@@ -90,7 +90,11 @@ class _AlongAxis(Module):
 
 
 class Softmax(_AlongAxis):
-    """exp(x) / Σ exp(x) along `dim`; without `dim`, axis 0 for 0, 1 or 3 axes and 1 otherwise."""
+    """exp(x) / Σ exp(x) along `dim`; without `dim`, axis 0 for 0, 1 or 3 axes and 1 otherwise.
+
+    As torch.nn.Softmax: x (*) -> y (*). Raises IndexError for a dim that x has not, TypeError for
+    an x that is not floating.
+    """
 
     def _value(self, x, axis):
         y = x - x.max(axis=axis, keepdims=True)
@@ -106,7 +110,11 @@ class Softmax(_AlongAxis):
 
 
 class LogSoftmax(_AlongAxis):
-    """x - log Σ exp(x) along `dim`; without `dim`, axis 0 for 0, 1 or 3 axes and 1 otherwise."""
+    """x - log Σ exp(x) along `dim`; without `dim`, axis 0 for 0, 1 or 3 axes and 1 otherwise.
+
+    As torch.nn.LogSoftmax: x (*) -> y (*). Raises IndexError for a dim that x has not, TypeError
+    for an x that is not floating.
+    """
 
     def _value(self, x, axis):
         y = x - x.max(axis=axis, keepdims=True)

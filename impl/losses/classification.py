@@ -112,7 +112,8 @@ class UnstableNLLLoss(_LikelihoodLoss):
     prediction (C,), (N, C) or (N, C, d1, …), target of labels (), (N,) or (N, d1, …)
     -> scalar, or the target's shape for reduction="none"; weight (C,)
 
-    A probability of 0 gives inf, and a gradient of -inf. Options and errors as in NLLLoss.
+    A probability of 0 gives inf, and a gradient of -inf. Options and errors as in torch.nn.NLLLoss,
+    which takes log p instead.
     """
 
     def _function(self, picked):
