@@ -131,6 +131,7 @@ class Conv2d(Module):
             for size, amounts in zip(image, self._amounts(), strict=True)
         )
 
+    @np.errstate(over="ignore", invalid="ignore")  # inf and NaN are answers, as in torch
     def forward(self, input):
         """Return y (N, O, H', W') for x (N, C, H, W), or the same without N."""
         weight, bias = self._params["weight"], self._params.get("bias")
@@ -150,6 +151,7 @@ class Conv2d(Module):
         self._cache = images, weight, geometry, border, x.shape
         return y if x.ndim == 4 else y[0]
 
+    @np.errstate(over="ignore", invalid="ignore")
     def backward(self, grad_output):
         """Return the gradient for x; add those for weight and bias to `grads`."""
         images, weight, geometry, border, shape = self._recall()

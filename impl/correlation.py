@@ -26,11 +26,6 @@ import numpy as np
 BLOCK_BYTES = 2 << 20  # bounds the workspace; 1 to 4 MiB measured alike, 256 KiB a third slower
 
 
-def _infinite(function):
-    """Let inf and NaN be answers, as in torch; one errstate for all would not nest in NumPy 1."""
-    return np.errstate(over="ignore", invalid="ignore")(function)
-
-
 @dataclass(frozen=True)
 class Geometry:
     """Everything about a convolution that follows from the shapes alone."""
@@ -131,7 +126,6 @@ def plan(channels, kernel, stride, dilation, image, before, padded):
     return Geometry(channels, *sizes, wide, images, rows)
 
 
-@_infinite
 def convolve(x, weight, bias, geometry, groups):
     """Return y (N, O, H', W') for x (N, C, H, W), weight (O, C / groups, kh, kw), bias (O,)."""
     g, out_channels = geometry, len(weight)
@@ -161,7 +155,6 @@ def weight_gradient(x, grad, geometry, groups):
     return dweight
 
 
-@_infinite
 def _weight_gradient(x, grad, geometry, groups):
     g, out_channels = geometry, grad.shape[1]
     inner = g.channels // groups * g.kernel[0] * g.kernel[1]
@@ -176,7 +169,6 @@ def _weight_gradient(x, grad, geometry, groups):
     return dkernel.swapaxes(1, 2).reshape(out_channels, g.channels // groups, *g.kernel)
 
 
-@_infinite
 def input_gradient(weight, grad, geometry, groups):
     """Return the gradient (N, C, H, W) for x, given grad (N, O, H', W')."""
     g, out_channels = geometry, len(weight)
@@ -207,7 +199,6 @@ def _transpose(weight, groups):
     return turned.swapaxes(1, 2).reshape(groups * channels, out_channels // groups, kh, kw)
 
 
-@_infinite
 def sum_per_channel(grad):
     """Return the sum of grad (N, O, H', W') over all but O.
 

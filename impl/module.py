@@ -136,7 +136,7 @@ class Module:
         yield prefix, self
         for name, child in self._named_children().items():
             path = f"{prefix}.{name}" if prefix else name
-            if isinstance(child, Module):
+            if isinstance(child, Module) and child._named_children():
                 yield from child.named_modules(path, seen)
             elif id(child) not in seen:
                 seen.add(id(child))

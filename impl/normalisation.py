@@ -21,6 +21,11 @@ def channel_sum(array: np.ndarray) -> np.ndarray:
     return array.sum(axis=0, dtype=np.float64)
 
 
+def row_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the scalar product of each row of a (C, M) with that of b: (C,)."""
+    return np.matmul(a[:, None, :], b[:, :, None])[:, 0, 0]
+
+
 class _BatchNorm(Module):
     """What all ranks share.
 
@@ -113,7 +118,7 @@ class _BatchNorm(Module):
             values = part.astype(np.float64, order="C").reshape(len(part), -1)
             mean[channels] = near = values.sum(axis=1) / count
             values -= near[:, None]
-            variance[channels] = np.vecdot(values, values) / count
+            variance[channels] = row_products(values, values) / count
         return mean, variance
 
     @staticmethod
@@ -199,7 +204,7 @@ class _BatchNorm(Module):
             values -= mean[channels, None]
             upstream = upstream.astype(np.float64, order="C").reshape(len(part), -1)
             total[channels] = upstream.sum(axis=1)
-            along[channels] = np.vecdot(values, upstream)
+            along[channels] = row_products(values, upstream)
         return total, along * scale
 
     def extra_repr(self) -> str:
