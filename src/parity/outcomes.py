@@ -15,13 +15,15 @@ class Outcome:
 
     ``quantities`` maps ``forward``, ``grad_input0``, ``grad_weight``, ``buffer_running_mean`` … to
     arrays; None means that the side has no such gradient. ``remarks`` are (name, sentence) pairs
-    about how the run behaved: an input that was modified, a wrong dtype, a warning.
+    about how the run behaved: an input that was modified, a wrong dtype, a warning. ``returned``
+    counts what backward handed back, None on purpose included.
     """
 
     outputs: tuple[Array, ...]
     quantities: dict[str, Array | None] = field(default_factory=dict)
     remarks: list[tuple[str, str]] = field(default_factory=list)
     masks: tuple[Array, ...] = ()
+    returned: int = 0
 
 
 class LayerError(Exception):

@@ -30,10 +30,11 @@ from parity.options import Options
 from parity.outcomes import Array, LayerError, Outcome
 from parity.partners import incomparable
 from parity.specs import Spec
-from parity.subjects import NameMap, Runner, Subject, run
+from parity.subjects import NameMap, PlainSubject, Runner, Subject, run
 from parity.torch_side import TorchSide
 
 PERTURBED = 3  # one-ulp runs of the reference in float64: the noise
+LARGE = 1e4  # the scale of large inputs and upstream gradients
 SECOND_LOOK = 16  # one-ulp runs before rounding is called rougher than torch's
 YARDSTICKS = 4  # perturbed float32 runs beside torch's plain one
 
@@ -78,12 +79,14 @@ class Pair:
         buffers |= {name: array for name, array in self.fixed.items() if name in buffers}
         # a class weight that mine keeps to itself stays as both sides were built with it
         buffers |= {name: self.reference.buffers[name] for name in self.unheld}
-        inputs = tuple(self._input(spec, rng, label) for spec in specs)
+        inputs = tuple(self._input(spec, rng, label, i == 0) for i, spec in enumerate(specs))
+        if label == "near kinks" and len(inputs) > 1 and specs[1].shape == inputs[0].shape:
+            inputs = (inputs[0] + inputs[1], *inputs[1:])  # a loss looks at the difference
         draw = Draw(inputs, params, buffers, (), training, (), label, seed)
         return replace(draw, upstream=self._upstream(draw, rng))
 
-    def _input(self, spec: Spec, rng: np.random.Generator, label: str) -> Array:
-        if not spec.free:
+    def _input(self, spec: Spec, rng: np.random.Generator, label: str, first: bool) -> Array:
+        if not spec.free or (label == "near kinks" and not first):
             return spec.draw(rng)
         if label == "integers":
             values = small_integers(spec.shape, rng)
@@ -92,7 +95,7 @@ class Pair:
                 # thresholds and margins of the reference are kinks: put some values onto them
                 chosen = rng.random(spec.shape) < 0.25
                 values = np.where(chosen, rng.choice(special, spec.shape), values)
-            return values
+            return self._with_each([0.0, *special], values, rng)
         if label == "magnitudes":
             return log_uniform(spec.shape, rng)
         if label == "extreme":
@@ -100,6 +103,12 @@ class Pair:
             if len(spec.shape) > 1:  # rows far apart: what is safe for one must be for each
                 values += rng.uniform(-1000, 1000, (spec.shape[0], *[1] * (values.ndim - 1)))
             return values
+        if label == "near kinks":
+            # beside each threshold, at distances of every size: a threshold moved a little shows
+            signs, away = rng.choice([-1.0, 1.0], spec.shape), rng.uniform(-6, -1, spec.shape)
+            return rng.choice(self.special_values(), spec.shape) + signs * 10.0**away
+        if label == "large":  # what is clipped, or overflows, shows
+            return rng.standard_normal(spec.shape) * LARGE
         if label == "small" and spec.shape:
             return rng.standard_normal(spec.shape) * 1e-3  # what is added to a variance shows
         if label == "constant" and spec.shape:
@@ -108,6 +117,16 @@ class Pair:
             shape[axis] = spec.shape[axis]
             return np.array(np.broadcast_to(rng.standard_normal(shape), spec.shape))
         return spec.draw(rng)
+
+    @staticmethod
+    def _with_each(wanted: list[float], values: Array, rng: np.random.Generator) -> Array:
+        """Put each of ``wanted`` somewhere into ``values``: a small draw may well miss a kink."""
+        missing = [value for value in dict.fromkeys(wanted) if value not in values]
+        if not missing or values.size < 4 * len(missing):
+            return values
+        at = rng.choice(values.size, len(missing), replace=False)
+        values.flat[at] = missing
+        return values
 
     def special_values(self) -> list[float]:
         """Numbers among the reference's own settings at which it may have a kink."""
@@ -131,7 +150,10 @@ class Pair:
             if kind != "f":
                 made.append(None)
             elif draw.label == "integers":
-                made.append(small_integers(shape, rng))
+                signs = rng.choice([-1.0, 1.0], shape)  # never 0, which would hide a kink
+                made.append(np.asarray(signs * rng.integers(1, 4, shape)))
+            elif draw.label == "large":
+                made.append(np.asarray(rng.standard_normal(shape) * LARGE))
             else:
                 made.append(np.asarray(rng.standard_normal(shape)))
         if not self.upstream_taken:  # a loss whose backward takes nothing means 1
@@ -195,7 +217,7 @@ class Pair:
         elements = element_allowances(self, draw, theirs, runs)
         found = []
         for name, ref, own in self.partners(theirs, mine):
-            problem = incomparable(self, name, ref, own, draw)
+            problem = incomparable(self, name, ref, own, draw, mine.returned)
             if problem is not None or ref is None or own is None:
                 if problem is not None:
                     found.append(problem)
@@ -314,6 +336,16 @@ class Pair:
         """Whether the hand-written side has no backward pass at all, by declaration."""
         pair = getattr(self.subject, "pair", None)
         return pair is not None and (pair.backward is None or not pair.input_grads)
+
+    def owes_gradient(self, given: int, returned: int) -> bool:
+        """Whether backward must return a gradient for input ``given``, beyond the first.
+
+        A loss need have none for its target, nor a layer of another habit than the plain
+        contract's; who returns None in the tuple has said so.
+        """
+        plain = isinstance(self.subject, PlainSubject) and given >= returned
+        scalar = all(shape == () for found in self._shapes.values() for shape, _ in found)
+        return plain and not scalar and not self.reference.is_loss
 
     @property
     def unreturned(self) -> frozenset[str]:

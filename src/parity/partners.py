@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def incomparable(
-    pair: Pair, name: str, ref: Array | None, own: Array | None, draw: Draw
+    pair: Pair, name: str, ref: Array | None, own: Array | None, draw: Draw, returned: int = 0
 ) -> Judged | None:
     """Return the finding where two quantities cannot be compared element by element."""
     if ref is None:
@@ -28,7 +28,7 @@ def incomparable(
             )
         return None
     if own is None:
-        return missing(pair, name, ref, draw)
+        return missing(pair, name, ref, draw, returned)
     if own.shape != ref.shape:
         text = f"shape {own.shape}, torch's is {ref.shape}"
         return Judged(
@@ -43,8 +43,11 @@ def incomparable(
     return None
 
 
-def missing(pair: Pair, name: str, ref: Array, draw: Draw) -> Judged | None:
-    """Return what it means that the hand-written side has no such quantity."""
+def missing(pair: Pair, name: str, ref: Array, draw: Draw, returned: int = 0) -> Judged | None:
+    """Return what it means that the hand-written side has no such quantity.
+
+    ``returned`` is how many gradients backward handed back: None among them is an answer.
+    """
     if name.startswith("buffer_"):
         if ref.dtype.kind != "f":
             return _plain(name, Verdict.SKIPPED, draw, "mine does not count batches")
@@ -58,10 +61,17 @@ def missing(pair: Pair, name: str, ref: Array, draw: Draw) -> Judged | None:
         )  # fmt: skip
     if name.startswith("grad_input"):
         given = int(name.removeprefix("grad_input"))
-        if given > 0 or pair.forward_only:
+        if pair.forward_only or (given > 0 and not pair.owes_gradient(given, returned)):
             return _plain(name, Verdict.SKIPPED, draw, "mine returns no such gradient")
         if not largest(ref):
             return _plain(name, Verdict.SKIPPED, draw, "no gradient on either side")
+        if given:
+            text = (
+                f"backward returns no {quantity_text(name)}: return one for each input, as a "
+                "tuple, with None for an input that has none on purpose"
+            )
+            cause = ("missing_gradient", text)
+            return Judged(name, "float64", Verdict.ERROR, None, draw, None, ref, text, cause)
     elif pair.forward_only or name.removeprefix("grad_") in pair.unreturned:
         return _plain(name, Verdict.SKIPPED, draw, "mine returns no such gradient")
     return Judged(

@@ -375,6 +375,7 @@ def backward(runner: Runner, draw: Draw, outcome: Outcome, dtype: str, names: Na
     kept = [np.array(g) for g in upstream]
     raw = guarded("backward", outcome, runner.backward, *upstream)
     grads = [] if raw is None else list(raw) if isinstance(raw, (tuple, list)) else [raw]
+    outcome.returned = len(grads)
     for i in range(len(draw.inputs)):
         array = grads[i] if i < len(grads) else None
         if draw.inputs[i].dtype.kind == "f":
