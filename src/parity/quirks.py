@@ -100,7 +100,7 @@ QUIRKS = (
         "elu_cancels",
         "torch",
         "",
-        "2.6",
+        "2.9",
         "ELU is exp(x) - 1 on the CPU and loses its digits near 0; later expm1",
         "a gap in the rows that see it: there torch is the one that is wrong",
     ),
@@ -127,6 +127,14 @@ QUIRKS = (
         "2.13",
         "batch norm takes eps = 0 in training; later it must be positive",
         "the hand-written side alone must refuse it",
+    ),
+    Quirk(
+        "circular_wants_a_batch",
+        "torch",
+        "",
+        "2.4",
+        "Conv2d with circular padding refuses an image without a batch axis",
+        "the row with such an image is left out",
     ),
     Quirk(
         "compile_wants_older_python",
