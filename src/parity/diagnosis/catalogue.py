@@ -16,6 +16,7 @@ from parity.diagnosis import (
     variants,
     variants_conv,
     variants_functions,
+    variants_losses,
     variants_norm,
     variants_other,
     variants_pool,
@@ -48,7 +49,8 @@ def _place(maker: Callable[..., Any]) -> int:
 
 for registry in (HYPOTHESES, LATE, READINGS):
     registry.sort(key=_place)
-VARIED = (variants_conv, variants_pool, variants_functions)  # they register changed layers
+# they register changed layers
+VARIED = (variants_conv, variants_pool, variants_functions, variants_losses)
 
 
 def early(pair: Pair) -> Iterator[Hypothesis]:

@@ -251,6 +251,9 @@ def _changed_input(i: int, change: Change, back: Change | None, trial: Trial) ->
 def _input_changes(ndim: int) -> Iterator[tuple[str, str, Change, Change | None]]:
     """Yield (cause, text, change, the change that leads a gradient back)."""
     yield "input_sign_lost", "by magnitude", np.abs, None
+    yield "input_inverted", "as 1 - x", partial(np.subtract, 1.0), np.negative
+    if ndim > 1:
+        yield "first_item_repeated", "as its first item, repeated", _first, _into_first
     yield "input_negated", "with its sign flipped", np.negative, np.negative
     for axis in range(ndim):
         flip = partial(np.flip, axis=axis)
@@ -263,15 +266,32 @@ def _input_changes(ndim: int) -> Iterator[tuple[str, str, Change, Change | None]
         yield "input_transposed", text, partial(np.transpose, axes=order), partial(
             np.transpose, axes=back
         )  # fmt: skip
-        yield "memory_order", f"{text}, reshaped where it was to be transposed", partial(
+        how = "reshaped where it was to be transposed"
+        yield "memory_order", f"{text}, {how}", partial(_reread, order=order), None
+        yield "memory_order", f"{text}, then {how}", partial(_rewritten, order=order), partial(
             _reread, order=order
-        ), None  # fmt: skip
+        )  # fmt: skip
+
+
+def _first(array: Array) -> Array:
+    return np.repeat(array[:1], len(array), axis=0)
+
+
+def _into_first(grad: Array) -> Array:
+    made = np.zeros_like(grad)
+    made[:1] = grad.sum(axis=0, keepdims=True)
+    return made
 
 
 def _reread(array: Array, order: tuple[int, ...]) -> Array:
     """Take the memory for an array whose axes stand in ``order``, and put them right."""
     shape = tuple(array.shape[i] for i in order)
     return array.reshape(shape).transpose(np.argsort(order))
+
+
+def _rewritten(array: Array, order: tuple[int, ...]) -> Array:
+    """Transpose, and take the memory for an array of the old shape: undone by ``_reread``."""
+    return np.ascontiguousarray(array.transpose(order)).reshape(array.shape)
 
 
 @late_hypotheses
@@ -289,6 +309,11 @@ def changed_labels(pair: Pair) -> Iterator[Hypothesis]:
             ("of the next sample", partial(np.roll, shift=-1, axis=0)),
             ("of the previous sample", partial(np.roll, shift=1, axis=0)),
             ("of the batch in reverse order", partial(np.flip, axis=0)),
+        )
+        yield Hypothesis(
+            "first_item_repeated",
+            "every sample has the label of the first",
+            partial(_with_input, i, _first),
         )
         for text, change in shifts:
             yield Hypothesis(

@@ -101,15 +101,27 @@ class _Search:
                 self._scope([t for t in trials if t.draw.training == training], training, text)
         labels = {t.draw.label for t in trials if t.draw.label in SPECIAL}
         for label in sorted(labels) if len({t.draw.label for t in trials}) > 1 else []:
-            self._scope([t for t in trials if t.draw.label == label], label, "")
+            special = [t for t in trials if t.draw.label == label]
+            plain = [t for t in trials if t.draw.label not in SPECIAL]
+            only = {n for n in self.scene.failing(special) if not any(t.differs(n) for t in plain)}
+            self._scope(special, label, "", only)
         return self.found
 
-    def _scope(self, trials: list[Trial], scope: bool | str | None, text: str) -> None:
+    def _scope(
+        self,
+        trials: list[Trial],
+        scope: bool | str | None,
+        text: str,
+        among: set[str] | None = None,
+    ) -> None:
         known = {name for name, _ in self.found}
         names = [n for n in self.scene.failing(trials) if n not in known]
         if not names:
             return
         causes = self._causes(trials, names)
+        if among is not None:
+            # two causes at once that hold on few draws alone are a coincidence
+            causes = {n: c for n, c in causes.items() if n in among or "+" not in c.name}
         for name, cause in causes.items():
             sentence = f"{text}, {cause.sentence}" if text else cause.sentence
             self.found[name, scope] = Cause(cause.name, sentence)

@@ -77,7 +77,7 @@ def corner_values(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
                 value = float(own[i] / g[i])
             if abs(places.setdefault(float(x[i]), value) - value) > 1e-12 or len(places) > 3:
                 return
-    if not places:
+    if not places or not _isolated(places, trials, name):
         return
     shown = ", ".join(f"x = {x:g} it is {value:.6g}" for x, value in sorted(places.items()))
     what, cause = (
@@ -96,6 +96,18 @@ def corner_values(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
         return made
 
     yield Reading(cause, text, predict)
+
+
+def _isolated(places: dict[float, float], trials: Sequence[Trial], name: str) -> bool:
+    """Whether the two sides agree on both sides of the corners: no whole region differs."""
+    for trial in trials:
+        own, ref = trial.get(name), trial.theirs.get(name)
+        if own is None or ref is None or not np.isin(trial.x, list(places)).any():
+            continue
+        agree = trial.x[own == ref]
+        if agree.size and agree.min() < min(places) and agree.max() > max(places):
+            return True
+    return False
 
 
 @readings

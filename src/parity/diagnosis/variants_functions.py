@@ -23,6 +23,24 @@ def _no_sum(layer: Any) -> nn.Module:
     return with_rule(layer, lambda x, y, g: g * y)
 
 
+@variant(nn.Softmax, "jacobian_sum_sign", "backward adds the sum over the classes")
+def _sum_added(layer: Any) -> nn.Module:
+    return with_rule(layer, lambda x, y, g: y * (g + (g * y).sum(_axis(layer, x), keepdim=True)))
+
+
+@variant(nn.Softmax, "jacobian_sum_over_wrong_axis", "backward sums over another axis")
+def _sum_elsewhere(layer: Any) -> nn.Module:
+    def rule(x: torch.Tensor, y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        other = 0 if _axis(layer, x) % x.ndim else -1
+        return y * (g - (g * y).sum(other, keepdim=True))
+
+    return with_rule(layer, rule)
+
+
+def _axis(layer: Any, x: torch.Tensor) -> int:
+    return 1 if layer.dim is None else int(layer.dim)
+
+
 @variant(nn.Softmax, "logarithm_added", "it returns the logarithm: log-softmax")
 def _logarithm(layer: Any) -> nn.Module:
     return nn.LogSoftmax(layer.dim)
@@ -105,6 +123,15 @@ def _everywhere(layer: Any) -> nn.Module:
 )
 def _by_gradient(layer: Any) -> nn.Module:
     return with_rule(layer, lambda x, y, g: torch.where(g > 0, g, torch.zeros_like(g)))
+
+
+@variant(
+    (nn.ReLU, nn.LeakyReLU, nn.ELU),
+    "masked_by_gradient",
+    "backward masks by the sign of the gradient as well as by that of x",
+)
+def _guided(layer: Any) -> nn.Module:
+    return with_rule(layer, lambda x, y, g: torch.where((g > 0) & (x > 0), g, torch.zeros_like(g)))
 
 
 def _unreduced(layer: Any) -> Any:

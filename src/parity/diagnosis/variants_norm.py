@@ -33,6 +33,8 @@ VARIANTS: tuple[tuple[str, str], ...] = (
     ("statistics_per_sample", "mean and variance are taken per sample, not over the batch"),
     ("statistics_over_all_channels", "one mean and variance for all channels together"),
     ("running_var_around_running_mean", "running_var is taken around the running mean"),
+    ("running_var_wrong_count", "running_var is corrected by N/(N - 1): positions are not counted"),
+    ("weight_gradient_of_raw_input", "weight.grad sums the gradient times x, not normalised x"),
     ("running_var_unbiased_twice", "running_var is corrected by n/(n - 1) twice"),
 )  # fmt: skip
 
@@ -103,6 +105,10 @@ class BatchNormVariant(nn.Module):
         if self.textbook and by_batch:
             inverse = self._normalise(torch.ones_like(mean), torch.zeros_like(mean), var)
             y = Textbook.apply(x, y.detach(), inverse.detach(), axes)
+        if kind == "weight_gradient_of_raw_input" and self.weight is not None:
+            shape = (1, -1) + (1,) * (x.ndim - 2)
+            moving = (self.weight - self.weight.detach()).reshape(shape)  # zero, with a gradient
+            return self._affine(y, x.ndim, self.weight.detach()) + moving * x.detach()
         return self._affine(y, x.ndim)
 
     def _batch(self, x: torch.Tensor, axes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,6 +150,7 @@ class BatchNormVariant(nn.Module):
             "running_std_not_variance": unbiased.sqrt(),
             "running_var_with_eps": unbiased + self.eps,
             "running_var_of_mean": mean,
+            "running_var_wrong_count": biased * (len(x) / max(len(x) - 1, 1)),
             "running_var_unbiased_twice": unbiased * n / (n - 1),
         }.get(kind, unbiased)
         self.running_mean.mul_(1 - m).add_(m * mean)
@@ -158,10 +165,11 @@ class BatchNormVariant(nn.Module):
             return (x - mean) / (var + self.eps)
         return (x - mean) / (var + self.eps).sqrt()
 
-    def _affine(self, y: torch.Tensor, ndim: int) -> torch.Tensor:
+    def _affine(self, y: torch.Tensor, ndim: int, weight: Any = None) -> torch.Tensor:
         shape = (1, -1) + (1,) * (ndim - 2)
-        if self.weight is not None:
-            y = y * self.weight.reshape(shape)
+        weight = self.weight if weight is None else weight
+        if weight is not None:
+            y = y * weight.reshape(shape)
         return y if self.bias is None else y + self.bias.reshape(shape)
 
 

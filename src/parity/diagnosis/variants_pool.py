@@ -119,6 +119,14 @@ def _mean_pool(layer: Any) -> nn.Module:
     return Lambda(layer, forward)
 
 
+@variant(nn.AvgPool2d, "overhang_counted", "windows that hang over divide by their whole size")
+def _whole_windows(layer: Any) -> nn.Module:
+    rows, columns = _pair(layer.kernel_size)
+    return Lambda(layer, lambda m, x: functional.avg_pool2d(
+        x, layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode,
+        divisor_override=rows * columns))  # fmt: skip
+
+
 @variant(nn.AvgPool2d, "maximum_not_mean", "it takes the largest of the window")
 def _max_pool(layer: Any) -> nn.Module:
     def forward(m: Any, x: torch.Tensor) -> torch.Tensor:

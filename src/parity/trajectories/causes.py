@@ -59,6 +59,10 @@ def _of_gradients(judge: Judge, course: Course, step: int, kinds: set[str]) -> C
         )
     if step > 1 and _equal(record.mine, course.records[step - 2].theirs, course):
         return Cause("stale_gradients", f"the gradient of step {step} is that of step {step - 1}")
+    unmoved = [n for n, g in record.mine.items() if not g.any() and record.theirs.get(n, g).any()]
+    if unmoved and _equal(record.mine, {**record.theirs, **{n: record.mine[n] for n in unmoved}},
+                          course):  # fmt: skip
+        return Cause("zero", f"no gradient reaches {', '.join(unmoved)}: it stays zero")
     k = _factor(record, course)
     if k is None:
         return None

@@ -190,6 +190,8 @@ def _adam(
     early: bool = False,
     stale: bool = False,
     decoupled: bool | None = None,
+    root: bool = True,
+    ahead: int = 0,
 ) -> Rule:
     """Return Adam's step with bias corrections off, eps elsewhere, or old gradients."""
 
@@ -200,9 +202,11 @@ def _adam(
         g = g if decoupled else g + o.weight_decay * p
         m = slots["m"] = b1 * slots.get("m", 0 * g) + (1 - b1) * g
         v = slots["v"] = b2 * slots.get("v", 0 * g) + (1 - b2) * g * g
-        c1 = 1 - b1**o.step if first else 1.0
-        c2 = 1 - b2**o.step if second else 1.0
-        if inside:
+        c1 = 1 - b1 ** (o.step + ahead) if first else 1.0
+        c2 = 1 - b2 ** (o.step + ahead) if second else 1.0
+        if not root:
+            below = v / c2 + o.eps
+        elif inside:
             below = np.sqrt(v / c2 + o.eps)
         elif early:
             below = (np.sqrt(v) + o.eps) / np.sqrt(c2)
@@ -226,6 +230,10 @@ def _adam_rules(decoupled: bool) -> Iterator[tuple[str, str, Rule]]:
     yield "eps_before_correction", text, _adam(early=True, decoupled=d)
     text = "the optimizer steps with the gradients of the step before"
     yield "stale_gradients", text, _adam(stale=True, decoupled=d)
+    text = "it divides by the second moment, not by its square root"
+    yield "square_root_missing", text, _adam(root=False, decoupled=d)
+    text = "the bias corrections count one step too many"
+    yield "step_count_off_by_one", text, _adam(ahead=1, decoupled=d)
     if d:
         text = "weight decay is added to the gradient (Adam); torch's AdamW decays the parameter"
         yield "weight_decay_coupled", text, _adam()
