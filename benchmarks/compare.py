@@ -4,7 +4,9 @@
 
 The files are what `pytest benchmarks --speed-output FILE` writes. Ratios are compared, never
 seconds, so that a slow runner cancels. Ends with 1 where a layer has become slower, with 2 where
-the files cannot be compared.
+the files cannot be compared. A baseline is made on a quiet machine, from several runs:
+
+    python -m benchmarks.compare a.json a.json b.json c.json --write benchmarks/baseline.json
 """
 
 import argparse
