@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FILE = "versions.json"
 FORMAT = "torch-parity versions"
-SAMPLES = 16  # values kept of each quantity: enough to measure a change, a digest tells of it
+SAMPLES = 8  # values kept of each quantity: enough to measure a change, a digest tells of it
 MOST_SHOWN = 60  # changed quantities of one step that a page shows; the file has all
 UNSEEN = "not in the sample"
 
