@@ -12,7 +12,7 @@ from parity.adapters.functional import Functions, FunctionSubject, functions
 from parity.adapters.recognise import recognise, unknown
 from parity.casting import arrays_of
 from parity.findings import UsageError
-from parity.options import Options
+from parity.options import Options, nearest
 from parity.outcomes import Array
 from parity.subjects import NameMap, Subject
 
@@ -86,6 +86,10 @@ def _from_factory(factory: Callable[[], Any], name: str, device: str | None) -> 
             f"instance, a factory (lambda: {name}(…)), or a pair of functions: "
             "parity.functions(forward, backward)"
         ) from error
+    except Exception as error:
+        raise UsageError(
+            f"mine is {name}, which raised {type(error).__name__}: {error}; it must make the layer"
+        ) from error
     if is_torch_module(made):
         return _torch_subject(made, device)
     found = recognise(made, factory)
@@ -109,6 +113,34 @@ def _refuse_hoarders(first: Any, second: Any, name: str) -> None:
             f"the factory {name} returned {what} twice; it must make a new one at every call: "
             f"lambda: {type(first).__name__}(…)"
         )
+
+
+def fitting(
+    weights: Mapping[str, Any], fixed: Mapping[str, Array], theirs: Mapping[str, Array]
+) -> None:
+    """Raise UsageError where ``weights`` names or shapes what the reference does not have."""
+    for mine, value in weights.items():
+        name = mine if mine in fixed else value if isinstance(value, str) else value[0]
+        if name not in theirs:
+            have = ", ".join(theirs) or "none"
+            raise UsageError(
+                f"weights names {name!r}{nearest(name, theirs)}; the reference has: {have}"
+            )
+        shape = theirs[name].shape
+        if mine in fixed and fixed[mine].shape != shape:
+            raise UsageError(
+                f"weights[{mine!r}] has shape {fixed[mine].shape}; the reference's has {shape}"
+            )
+        if mine in fixed and not np.isfinite(fixed[mine]).all():
+            raise UsageError(
+                f"weights[{mine!r}] holds NaN or infinity, which would hide every difference"
+            )
+        axes = None if isinstance(value, str) or mine in fixed else value[1]
+        if axes is not None and sorted(axes) != list(range(len(shape))):
+            raise UsageError(
+                f"weights[{mine!r}] has the axis order {tuple(axes)}; {name!r} has shape {shape}, "
+                f"so it must be an order of {tuple(range(len(shape)))}"
+            )
 
 
 def name_map(subject: Subject, weights: Mapping[str, Any]) -> tuple[NameMap, dict[str, Array]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from parity.adapting import adapt, name_map
+from parity.adapting import adapt, fitting, name_map
 from parity.findings import Report, UsageError
 from parity.options import Options, make_options
 from parity.specs import Spec, as_spec
@@ -59,6 +59,7 @@ def make_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options)
     reference = TorchSide(theirs, "theirs")
     subject = adapt(mine, options)
     names, fixed = name_map(subject, options.weights)
+    fitting(options.weights, fixed, reference.params | reference.buffers)
     runner = subject.spawn("float64")
     taken = getattr(runner, "takes_upstream", None)
     pair = Pair(

@@ -85,12 +85,23 @@ def make_options(given: Mapping[str, Any]) -> Options:
             values[name] = _among(name, values[name], possible)
     if "expects_zero" in values and not isinstance(values["expects_zero"], bool):
         chosen = values["expects_zero"]
+        if not _iterable(chosen) or not all(isinstance(item, str) for item in chosen):
+            raise UsageError(
+                f"expects_zero is {chosen!r}; it must be True, a quantity such as 'grad_weight', "
+                "or a list of them"
+            )
         values["expects_zero"] = frozenset([chosen] if isinstance(chosen, str) else chosen)
     for name in ("weights", "gaps"):
         if values.get(name) is None:
             values.pop(name, None)
         elif not isinstance(values[name], Mapping):
             raise UsageError(f"{name} is {values[name]!r}; it must be a mapping")
+    for quantity, reason in (values.get("gaps") or {}).items():
+        if not isinstance(reason, str) or not reason.strip():
+            raise UsageError(f"gaps[{quantity!r}] is {reason!r}; say why: {{quantity: reason}}")
+    for name in ("isolate", "strict", "diagnose"):
+        if not isinstance(values.get(name, False), (bool, np.bool_)):
+            raise UsageError(f"{name} is {values[name]!r}; it must be True or False")
     if values.get("device") is not None and not isinstance(values["device"], str):
         values["device"] = str(values["device"])
     for name in ("timeout", "memory"):

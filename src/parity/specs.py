@@ -135,11 +135,19 @@ def _shape(name: str, shape: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(int(size) for size in shape)
 
 
+def _number(function: str, name: str, value: Any) -> None:
+    real = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not real or not np.isfinite(value):
+        raise UsageError(f"parity.{function} got {name}={value!r}; it must be a finite number")
+
+
 def normal(*shape: int, scale: float = 1.0, mean: float = 0.0) -> Spec:
     """Draw an input of shape ``shape`` from N(mean, scale²); (\\*) any shape.
 
     Raises UsageError for a size that is not a non-negative integer.
     """
+    for name, value in (("scale", scale), ("mean", mean)):
+        _number("normal", name, value)
     options = () if (scale, mean) == (1.0, 0.0) else (("scale", scale), ("mean", mean))
     return Spec("normal", _shape("normal", shape), options)
 
@@ -149,6 +157,8 @@ def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Spec:
 
     Raises UsageError for a bad size or where low is not below high.
     """
+    _number("uniform", "low", low)
+    _number("uniform", "high", high)
     if not low < high:
         raise UsageError(f"parity.uniform got low={low!r}, high={high!r}; low must be below high")
     return Spec("uniform", _shape("uniform", shape), (("low", low), ("high", high)))
@@ -175,6 +185,8 @@ def labels(*shape: int, classes: int) -> Spec:
 
 
 def _axis(shape: tuple[int, ...], axis: int | None) -> int:
+    if axis is not None and not -len(shape) <= axis < max(len(shape), 1):
+        raise UsageError(f"axis={axis!r} is none of shape {shape}; it has {len(shape)} axes")
     # torch's losses keep the classes on axis 1, and on axis 0 of a single sample
     return axis if axis is not None else (1 if len(shape) > 1 else 0)
 
@@ -235,7 +247,13 @@ def as_spec(value: Any, position: int) -> Spec:
             array = array.astype(np.float64)
         return Spec("array", array.shape, source=array)
     if callable(value):
-        probe = np.asarray(value(np.random.default_rng(0)))
+        try:
+            probe = np.asarray(value(np.random.default_rng(0)))
+        except Exception as error:
+            raise UsageError(
+                f"input {position}: the function raised {type(error).__name__}: {error}; it is "
+                "given a NumPy Generator and returns an array: lambda rng: rng.normal(size=(8, 4))"
+            ) from error
         if probe.dtype.kind not in "fiub":
             raise UsageError(
                 f"input {position}: the function returned {type(probe).__name__} of dtype "
