@@ -122,7 +122,7 @@ class Finding:
     def from_dict(cls, data: Mapping[str, Any]) -> Finding:
         """Return the finding that :meth:`to_dict` wrote."""
         worst, cause = data.get("worst"), data.get("cause")
-        numbers = [float(worst[name]) for name in ("mine", "theirs", "off")] if worst else []
+        numbers = [_read(worst[name]) for name in ("mine", "theirs", "off")] if worst else []
         return cls(
             case=data["case"],
             quantity=data["quantity"],
@@ -131,7 +131,7 @@ class Finding:
             seed=data["seed"],
             dtype=data["dtype"],
             verdict=Verdict(data["verdict"]),
-            allowance=float(data["allowance"]),
+            allowance=_read(data["allowance"]),
             worst=Worst(tuple(worst["index"]), *numbers) if worst else None,
             cause=Cause(cause["name"], cause["sentence"]) if cause else None,
             evidence={
@@ -259,6 +259,14 @@ def _number(value: float) -> float | str:
     """JSON has no NaN and no infinity: they are written as text."""
     value = float(value)
     return value if math.isfinite(value) else repr(value)
+
+
+def _read(value: Any) -> float:
+    """Return a number that :func:`_number` wrote; NaN for what somebody made of it."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _plain(value: Any) -> Any:
