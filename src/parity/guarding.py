@@ -131,6 +131,14 @@ def _random_states() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
     return found
 
 
+def _seed_all(seed: int) -> None:
+    np.random.seed(seed)
+    random.seed(seed)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.default_generator.manual_seed(seed)
+
+
 def _comparable(state: Any) -> tuple[Any, ...]:
     name, keys, *rest = state
     return (name, keys.tobytes(), *rest)
@@ -141,12 +149,18 @@ def _numpy_state(state: tuple[Any, ...]) -> tuple[Any, ...]:
     return (name, np.frombuffer(keys, dtype=np.uint32), *rest)
 
 
+UNUSUAL = 2_718_281_828
+
+
 class Watch:
     """Global settings as they were; :meth:`restore` says what was changed and puts it back."""
 
     def __init__(self) -> None:
         self._settings = _settings()
         self._random = _random_states()
+        # a state that no layer seeds by chance: one already at seed 0 would hide a seed(0)
+        _seed_all(UNUSUAL)
+        self._marked = _random_states()
         self._environment = dict(os.environ)
         self._forks = _forks
         _MARK[0] = 0
@@ -168,7 +182,7 @@ class Watch:
     def drawn(self) -> list[str]:
         """Return the global random generators whose state has moved."""
         now = _random_states()
-        return [name for name, (state, _) in self._random.items() if now[name][0] != state]
+        return [name for name, (state, _) in self._marked.items() if now[name][0] != state]
 
     def restore_random(self) -> None:
         """Put the global random generators back."""
@@ -189,11 +203,7 @@ def seeds(run: Callable[[], Any], names: list[str]) -> list[str]:
     """
     left: list[dict[str, Any]] = []
     for start in (1, 2):
-        np.random.seed(start)
-        random.seed(start)
-        torch = sys.modules.get("torch")
-        if torch is not None:
-            torch.default_generator.manual_seed(start)
+        _seed_all(start)
         try:
             run()
         except Exception:

@@ -16,6 +16,7 @@ from parity.draws import Draw
 from parity.findings import UsageError
 from parity.outcomes import Array, LayerError, Outcome, forward_names
 
+LARGE = 20_000  # elements that make a run cost about twice its overhead
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 DTYPES = {
     "float64": torch.float64,
@@ -117,6 +118,7 @@ class TorchSide:
         self.params = {n: _numpy(t) for n, t in self.state.items()}
         self.buffers = {n: _numpy(t) for n, t in self.original.named_buffers()}
         self.is_loss = isinstance(self.original, nn.modules.loss._Loss)
+        self.work = 0.0  # runs so far, large ones counting more: a budget that no clock moves
         self.dropouts = [
             module.p for module in self.original.modules() if isinstance(module, DROPOUTS)
         ]
@@ -146,6 +148,8 @@ class TorchSide:
         Raises LayerError, with the phase, where the module refuses.
         """
         module = self.copy(dtype) if module is None else module
+        sizes = [array.size for array in (*draw.inputs, *draw.params.values())]
+        self.work += 1.0 + sum(sizes) / LARGE
         self._load(module, draw, dtype)
         inputs = [self._tensor(array, dtype) for array in draw.inputs]
         for tensor in inputs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -49,7 +48,7 @@ def compound(
                 made = _scaled(trials, name, hypothesis)
                 if made is not None:
                     causes[name] = made
-        if len(causes) == len(names) or time.perf_counter() > deadline:
+        if len(causes) == len(names) or pair.reference.work > deadline:
             return causes
     left = [n for n in names if n not in causes]
     modules = [h for h in known if h.module is not None]
@@ -58,7 +57,7 @@ def compound(
     for outer in modules:
         for inner in changes:
             tried += 1
-            if time.perf_counter() > deadline or tried > PAIRS or not left:
+            if pair.reference.work > deadline or tried > PAIRS or not left:
                 return causes
 
             def both(t: Trial, o: Hypothesis = outer, i: Hypothesis = inner) -> Quantities | None:
@@ -130,7 +129,7 @@ def _options(
     root = root_of(pair)
     listed = list(changes(root))
     for (path, layer, one), (other_path, _, two) in combinations(listed, 2):
-        if not left or time.perf_counter() > deadline:
+        if not left or pair.reference.work > deadline:
             return causes
         if path != other_path or one.option == two.option:
             continue

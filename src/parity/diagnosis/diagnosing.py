@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -21,8 +20,8 @@ from parity.diagnosis.where import hint, where
 from parity.examination import Examination
 from parity.findings import Cause
 
-BUDGET = 0.6  # seconds after which no further combinations are tried
-LIMIT = 10.0  # seconds after which no further hypothesis is tried: large models on slow machines
+BUDGET = 800.0  # work after which no pair of causes is tried
+LIMIT = 4000.0  # work (runs of the reference) after which no further hypothesis is tried
 Causes = dict[str, Cause]
 
 
@@ -87,7 +86,7 @@ class _Search:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.found: dict[tuple[str, bool | str | None], Cause] = {}
-        self.started = time.perf_counter()
+        self.started = scene.pair.reference.work
         self.hypotheses: list[Hypothesis] | None = None
 
     def run(self) -> dict[tuple[str, bool | str | None], Cause]:
@@ -154,7 +153,7 @@ class _Search:
         """Stop where a large layer makes each guess dear."""
         for hypothesis in made:
             yield hypothesis
-            if time.perf_counter() - self.started > LIMIT:
+            if self.scene.pair.reference.work - self.started > LIMIT:
                 return
 
     def _each(
