@@ -761,6 +761,7 @@ def test_jax_takes_a_function():
         parity.jax(3.0)
 
 
+@pytest.mark.slow
 def test_jax_layers():
     jax = pytest.importorskip("jax")
     numpy = jax.numpy

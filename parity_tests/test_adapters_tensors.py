@@ -160,6 +160,7 @@ def test_right_and_wrong(form):
     assert Verdict.MISMATCH in {f.verdict for f in wrong.of(quantity)}, str(wrong)
 
 
+@pytest.mark.slow
 def test_jax_linear_convolution_and_loss():
     jax = pytest.importorskip("jax")
     numpy = jax.numpy

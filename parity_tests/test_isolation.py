@@ -183,11 +183,12 @@ def test_an_interrupted_parent_leaves_no_child(number, tmp_path):
 
 
 def test_ctrl_c_in_the_midst_of_a_fork_is_not_forgotten(monkeypatch):
-    fork = os.fork
+    fork, children = os.fork, []
 
     def interrupted():
         pid = fork()
         if pid:
+            children.append(pid)
             signal.raise_signal(signal.SIGINT)
         return pid
 
@@ -195,7 +196,7 @@ def test_ctrl_c_in_the_midst_of_a_fork_is_not_forgotten(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         list(answers([lambda: 1]))
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        os.waitpid(children[0], os.WNOHANG)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -11,6 +11,7 @@ import parity
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Jupyter's own
 def test_the_example_notebook_runs(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="nbclient runs the notebook: install it")

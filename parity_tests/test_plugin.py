@@ -286,6 +286,7 @@ def test_importing_the_plugin_is_light():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_workers_hand_over_every_finding_and_the_printed_line_runs(pytester):
     """With xdist, and beside cov, randomly and benchmark where they are installed."""
     pytest.importorskip("xdist")

@@ -313,6 +313,7 @@ def test_killed_workers_and_drivers_lose_and_repeat_nothing(tmp_path, start):
     assert set(found.values()) == {1}
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done(tmp_path, start):
     folder = tmp_path / "out"
     process = start(folder, "--workers", 1, "--layer", "relu")  # without end

@@ -210,6 +210,7 @@ def test_names():
         chosen(["B4-scaled"])
 
 
+@pytest.mark.slow
 def test_the_command_writes_and_goes_on(tmp_path, capsys, monkeypatch):
     call = ["run", "D1", "D3", "D5", "--output", str(tmp_path), "--quiet", "--jobs", "1"]
 
@@ -249,6 +250,7 @@ def test_infinities_are_written_as_words(tmp_path):
     assert records[0]["figures"][0]["loss"] == ["nan", "nan"]
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_numbers(tmp_path):
     (record,), _ = run_all([STUDIES["D3"]], tmp_path, jobs=2, shown=False)
     mine, theirs = results_of("D3").pair("two sigmoids")

@@ -71,8 +71,7 @@ def arguments_of(item: Any, kind: type) -> dict[str, Any] | None:
     except (TypeError, ValueError):
         return None
     found: dict[str, Any] = {}
-    constructor = vars(kind).get("__init__", getattr(kind, "__init__", None))
-    if getattr(constructor, "__qualname__", "") == "Module.__init__":
+    if _takes_nothing(kind):
         parameters = []  # a torch module that writes no constructor: (*args, **kwargs), all unused
     for parameter in parameters:
         name = parameter.name
@@ -92,6 +91,12 @@ def arguments_of(item: Any, kind: type) -> dict[str, Any] | None:
         if not _equal(value, parameter.default):
             found[name] = value
     return found
+
+
+def _takes_nothing(kind: type) -> bool:
+    """Whether ``kind`` has torch's base constructor; compiling wraps and renames it."""
+    bases = [c for c in kind.__mro__ if c.__module__ == "torch.nn.modules.module"]
+    return any(kind.__init__ is base.__init__ for base in bases)  # type: ignore[misc]
 
 
 def _is_plain(value: Any) -> bool:
