@@ -26,6 +26,8 @@ from fixtures.pictures.tables import results_table
 from fixtures.studies.drawing import probabilities, turning_epoch
 from fixtures.workloads import History
 
+pytestmark = pytest.mark.slow  # draws and opens pictures: run by -m slow
+
 RNG = np.random.default_rng(0)
 LOSSES = np.exp(-np.arange(30) / 5.0)
 NEAR = LOSSES + RNG.choice([0.0, 1e-16, -1e-16], 30)

@@ -187,6 +187,7 @@ def without_measured_numbers(text):
     return re.sub(r"-?\d+\.?\d*(e[+-]?\d+)|-?\d+\.\d+", "#", text).strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_markdown_code_blocks_run(page, tmp_path):
     """Every python block runs, and prints what the block after `<!-- output -->` says."""

@@ -23,6 +23,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = (
     "<script>document.title='owned'</script> \"quoted\" 'single' & 名前 \x1b[31m" + "long-" * 60
 )
+
+pytestmark = pytest.mark.slow  # draws and opens pictures: run by -m slow
 VOID = {"meta", "link", "br", "img", "input", "path", "use", "hr", "circle", "rect", "stop"}
 
 
