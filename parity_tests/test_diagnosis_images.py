@@ -7,6 +7,8 @@ from torch import nn
 
 import parity
 
+pytestmark = pytest.mark.slow  # with the slow tests: the quick run stays under three minutes
+
 IMAGES = (3, 2, 6, 5)
 
 

@@ -9,6 +9,8 @@ import parity
 from parity.findings import UsageError
 from parity.localising import trees
 
+pytestmark = pytest.mark.slow  # with the slow tests: the quick run stays under three minutes
+
 WIDTH = 6
 
 

@@ -8,6 +8,8 @@ from fixtures.population import POPULATION
 from fixtures.study import check_of, curve, main
 from fixtures.study_tables import joined
 
+pytestmark = pytest.mark.slow  # with the slow tests: the quick run stays under three minutes
+
 
 @pytest.mark.parametrize("member", POPULATION[::2], ids=lambda member: member.id)
 def test_a_correct_layer_gets_its_verdict(member):

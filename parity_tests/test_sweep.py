@@ -26,6 +26,8 @@ from parity.sweeping.results import Results
 from parity.sweeping.samplers import windows_see
 from parity.sweeping.spaces import Drawn
 
+pytestmark = pytest.mark.slow  # with the slow tests: the quick run stays under three minutes
+
 ROOT = Path(__file__).resolve().parent.parent
 OURS = settled(Plan(space=DEFAULT_SPACE))
 FAST = ["--layer", "linear", "--layer", "relu", "--layer", "mseloss", "--layer", "maxpool2d"]

@@ -9,10 +9,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 import parity
 from fixtures.zoo import SHAPE, ZOO
+
+pytestmark = pytest.mark.slow  # with the slow tests: the quick run stays under three minutes
 
 MEMORY = 150  # MiB beyond what this process holds
 GRACE = 8  # seconds beyond a creature's limit: a fork on a busy machine
