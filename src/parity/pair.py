@@ -207,12 +207,23 @@ class Pair:
     # ---- judging -----------------------------------------------------------------------------
 
     def float64(
-        self, draw: Draw, mine: Outcome | None = None, count: int = PERTURBED, pinned: bool = False
+        self,
+        draw: Draw,
+        mine: Outcome | None = None,
+        count: int = PERTURBED,
+        pinned: bool = False,
+        theirs: Outcome | None = None,
     ) -> list[Judged]:
-        """Judge every quantity of ``draw`` on the float64 rung. Raises LayerError of mine."""
+        """Judge every quantity of ``draw`` on the float64 rung.
+
+        ``mine`` and ``theirs`` are runs of ``draw`` that were made already. Raises LayerError of
+        mine.
+        """
         mine = self.mine(draw) if mine is None else mine
-        draw = self.masked(draw, mine)
-        theirs = self.theirs(draw)
+        masked = self.masked(draw, mine)
+        if theirs is None or masked is not draw:
+            theirs = self.theirs(masked)
+        draw = masked
         runs = self.perturbed(draw, "float64", count, inputs=not pinned)
         elements = element_allowances(self, draw, theirs, runs)
         found = []
@@ -255,7 +266,7 @@ class Pair:
         try:
             narrow = draw.rounded(np.float32)
             m32 = self.mine(narrow, "float32").quantities.get(name)
-            r64 = self.theirs(self.masked_like(narrow, draw)).quantities.get(name)
+            r64 = self.theirs(narrow).quantities.get(name)
         except LayerError:
             m32 = r64 = None
         if m32 is not None and r64 is not None and m32.shape == r64.shape:
@@ -290,23 +301,21 @@ class Pair:
             return again, Verdict.MATCH
         return judged, Verdict.INACCURATE
 
-    def masked_like(self, draw: Draw, other: Draw) -> Draw:
-        """Return ``draw`` with the masks of ``other``."""
-        return replace(draw, masks=other.masks)
-
     def float32(
         self,
         draw: Draw,
         count: int = YARDSTICKS,
         errors64: Mapping[str, float] | None = None,
         pinned: bool = False,
+        mine: Outcome | None = None,
     ) -> list[Judged]:
         """Judge every quantity of ``draw``, rounded to float32; ``errors64`` are float64's errors.
 
-        ``pinned`` leaves the inputs where they are, on a kink. Raises LayerError of mine.
+        ``pinned`` leaves the inputs where they are, on a kink; ``mine`` is a float32 run of the
+        rounded draw that was made already. Raises LayerError of mine.
         """
         draw = draw.rounded(np.float32)
-        mine = self.mine(draw, "float32")
+        mine = self.mine(draw, "float32") if mine is None else mine
         draw = self.masked(draw, mine)
         exact = self.theirs(draw)
         runs = [self.theirs(draw, "float32").quantities]

@@ -81,7 +81,7 @@ def exact_rung(exam: Examination) -> None:
     sharp = exact and all(
         np.array_equal(own, ref) for own, ref in zip(mine64.outputs, wide.outputs, strict=False)
     )
-    found = pair.float64(draw, mine64, count=0 if sharp else 2, pinned=True)
+    found = pair.float64(draw, mine64, count=0 if sharp else 2, pinned=True, theirs=wide)
     for judged in found:
         if judged.theirs is not None:
             exam.references.setdefault(judged.quantity, []).append(judged.theirs)

@@ -65,13 +65,15 @@ def judge_rungs(exam: Examination, seed: int, training: bool) -> bool:
             if exam.float32_only:
                 exam.notes.append("mine computes in float32 only: judged in float32 and exactly")
             else:
-                exam.add_all(_settled(pair, pair.float64(draw, mine), seed, training))
+                exam.add_all(
+                    _settled(pair, pair.float64(draw, mine, theirs=theirs), seed, training)
+                )
     except LayerError as failure:
         exam.error(failure, draw)
         return False
     try:
         if "float32" in options.dtypes and "float32" in options.rungs:
-            _float32(exam, draw)
+            _float32(exam, draw, theirs)
     except LayerError as failure:
         exam.error(failure, draw, "float32")
     return True
@@ -95,7 +97,7 @@ def _settled(pair: Pair, found: list[Judged], seed: int, training: bool) -> list
     return found
 
 
-def _float32(exam: Examination, draw: Draw) -> None:
+def _float32(exam: Examination, draw: Draw, theirs: Outcome) -> None:
     pair = exam.pair
     narrow = pair.mine(draw.rounded(np.float32), "float32")
     mode = "train" if draw.training else "eval"
@@ -104,7 +106,7 @@ def _float32(exam: Examination, draw: Draw) -> None:
         for f in exam.findings
         if f.dtype == "float64" and f.seed == draw.seed and f.evidence.get("mode") == mode
     }
-    found = pair.float32(draw, errors64=errors64)
+    found = pair.float32(draw, errors64=errors64, mine=narrow)
     wrong64 = {f.quantity for f in exam.findings if f.verdict is Verdict.MISMATCH}
     suspicious = [
         j
@@ -114,7 +116,7 @@ def _float32(exam: Examination, draw: Draw) -> None:
     if suspicious:
         found = _off_kinks(exam, draw, found)
     exam.add_all(found)
-    exam.remark(narrow, pair.theirs(draw), draw, "float32")
+    exam.remark(narrow, theirs, draw, "float32")
 
 
 def _off_kinks(exam: Examination, draw: Draw, found: list[Judged]) -> list[Judged]:
