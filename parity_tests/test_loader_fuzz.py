@@ -415,7 +415,7 @@ def test_idx_gzip_bomb_is_bounded(tmp_path):
 
 @pytest.mark.parametrize("length", [(1 << 63) + 1, 1 << 40, 200_000_000, 9])
 def test_safetensors_headers(tmp_path, length):
-    pytest.importorskip("safetensors", reason="pip install 'torch-parity[data]'")
+    pytest.importorskip("safetensors", reason="pip install safetensors")
     path = tmp_path / "s.safetensors"
     path.write_bytes(struct.pack("<Q", length) + b'{"a": 1}')
     with pytest.raises(DataError, match="no readable safetensors file"):

@@ -50,7 +50,7 @@ FORMS = {
 @pytest.fixture(params=FORMS)
 def form(request):
     if request.param.startswith("safetensors"):
-        pytest.importorskip("safetensors", reason="pip install 'torch-parity[data]'")
+        pytest.importorskip("safetensors", reason="pip install safetensors")
     return FORMS[request.param]
 
 
@@ -347,7 +347,7 @@ def test_torch_dtypes(tmp_path, dtype):
 
 
 def test_bfloat16_safetensors_say_how_to_read_them(tmp_path):
-    library = pytest.importorskip("safetensors.torch", reason="pip install 'torch-parity[data]'")
+    library = pytest.importorskip("safetensors.torch", reason="pip install safetensors")
     library.save_file({"a": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "b.safetensors")
     with pytest.raises(DataError, match="framework='torch'"):
         states.load_safetensors(tmp_path / "b.safetensors")

@@ -95,7 +95,7 @@ def draw_of(pair: Any, finding: Finding) -> Draw:
 
 
 def save_bundle(report: Report, folder: Any) -> str:
-    """Save a failure as a folder: JSON, and the arrays as npz without pickle; return its path.
+    """Save a failure as a folder, JSON and safetensors without pickle; return its path.
 
     It holds the weights, the inputs and the upstream gradient of the failing draw, versions,
     options and how both sides were made. ``parity replay FOLDER --mine FILE:NAME`` runs it.

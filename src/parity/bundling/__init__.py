@@ -1,0 +1,8 @@
+"""Bundles: one failure as a folder of JSON and safetensors, read without running anything in it."""
+
+from parity.bundling.reading import Bundle, read, value
+from parity.bundling.rebuilding import rebuild
+from parity.bundling.running import run
+from parity.bundling.writing import write
+
+__all__ = ["Bundle", "read", "rebuild", "run", "value", "write"]

@@ -1,0 +1,103 @@
+"""Running a bundle: the whole check again, on the very numbers that were saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from parity.bundling.reading import Bundle, values
+from parity.bundling.rebuilding import rebuild
+from parity.draws import Draw
+from parity.findings import Report, UsageError
+from parity.options import Options, make_options
+from parity.outcomes import Array
+
+
+def run(bundle: Bundle, mine: Any, theirs: Any = None) -> Report:
+    """Run the whole check on the draws that the bundle holds."""
+    from parity.checking import make_pair
+    from parity.examining import examine
+    from parity.pair import Pair
+
+    reference = rebuild(bundle) if theirs is None else theirs
+    given = values(bundle, bundle.data["options"], "options")
+    options = make_options({n: v for n, v in given.items() if n in Options.__dataclass_fields__})
+    inputs = tuple(_input(bundle, i) for i in range(len(bundle.data["inputs"])))
+    made = make_pair(mine, reference, inputs, options)
+    for kind, own in (
+        ("initial", made.reference.params),
+        ("initial_buffer", made.reference.buffers),
+    ):
+        saved = bundle.arrays[kind]
+        if {n: a.shape for n, a in saved.items()} != {n: a.shape for n, a in own.items()}:
+            raise UsageError(
+                f"{bundle.path} was saved from another torch side: it has "
+                f"{_shapes(saved)}, this one {_shapes(own)}"
+            )
+        own.update(saved)
+    recorded = _recorded(bundle)
+
+    class Replayed(Pair):
+        """A pair whose failing draw is the one that was saved, to the last bit."""
+
+        def draw(self, seed=0, training=True, label="generic", shapes=None):  # type: ignore
+            """Return the saved draw where it is asked for, any other as usual."""
+            usual = shapes is None or [*map(tuple, shapes)] == [a.shape for a in recorded.inputs]
+            key = (recorded.seed, recorded.training, recorded.label)
+            if usual and (seed, training, label) == key:
+                return recorded
+            return super().draw(seed, training, label, shapes)
+
+    parts = {item.name: getattr(made, item.name) for item in fields(made) if item.init}
+    parts |= {"case": bundle.data["case"], "fixed": bundle.arrays["fixed"]}
+    return examine(Replayed(**parts), mine, reference)
+
+
+def _shapes(arrays: Mapping[str, Array]) -> str:
+    return ", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "nothing"
+
+
+def _recorded(bundle: Bundle) -> Draw:
+    data, arrays = bundle.data["draw"], bundle.arrays
+
+    def row(kind: str) -> list[Array]:
+        items = arrays[kind]
+        if set(items) != {str(i) for i in range(len(items))}:
+            raise UsageError(f"{bundle.path} is damaged: its {kind} arrays are not numbered")
+        return [items[str(i)] for i in range(len(items))]
+
+    if type(data.get("seed")) is not int or not isinstance(data.get("label"), str):
+        raise UsageError(f"{bundle.path} is damaged: its draw is {data!r}")
+    return Draw(
+        tuple(row("input")),
+        arrays["param"],
+        arrays["buffer"],
+        tuple(arrays["upstream"].get(str(i)) for i in range(_outputs(arrays["upstream"]))),
+        bool(data.get("training", True)),
+        tuple(row("mask")),
+        data["label"],
+        data["seed"],
+    )
+
+
+def _outputs(upstream: Mapping[str, Array]) -> int:
+    return max(
+        (int(name) + 1 for name in upstream if name.isdecimal() and len(name) < 4), default=0
+    )
+
+
+def _input(bundle: Bundle, place: int) -> Any:
+    from parity import specs
+    from parity.literals import SPECS
+
+    data, kept = bundle.data["inputs"][place], bundle.arrays["input"].get(str(place))
+    if not isinstance(data, dict) or kept is None:
+        raise UsageError(f"{bundle.path} is damaged: input {place} is missing")
+    if data.get("kind") not in SPECS:
+        return kept
+    options = values(bundle, data.get("options"), f"input {place}")
+    try:
+        return getattr(specs, data["kind"])(*data["shape"], **options)
+    except (TypeError, UsageError) as error:
+        raise UsageError(f"{bundle.path} is damaged: input {place}: {error}") from error
