@@ -9,7 +9,7 @@ import numbers
 
 import numpy as np
 
-from impl.blocks import blockwise
+from impl.blocks import blockwise, constant
 from impl.module import Module, check_inplace
 
 
@@ -23,83 +23,86 @@ def real(layer: str, name: str, value) -> float:
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
-def choose(mask, yes, no):
-    """Return np.where(mask, yes, no) for two arrays of one dtype, without its branches.
+def choose(mask, yes, no, out):
+    """Write np.where(mask, yes, no) into `out`, which may be `yes` itself, without its branches.
 
     On random signs `where` mispredicts every other element; on the bits it is arithmetic.
     """
-    if yes.dtype.itemsize > 8:
-        return np.where(mask, yes, no)
-    bits = f"i{yes.dtype.itemsize}"
-    no = no.view(bits)
-    mixed = np.asarray(yes.view(bits) ^ no)
-    mixed *= mask
-    mixed ^= no
-    return mixed.view(yes.dtype)
+    if out.dtype.itemsize > 8:
+        out[...] = np.where(mask, yes, no)
+        return
+    bits, no = _bits(out), _bits(no)
+    np.bitwise_xor(_bits(yes), no, out=bits)
+    bits *= mask
+    bits ^= no
 
 
-def scaled(array, factor):
-    """Return array · factor as a new array of its dtype: shape () widens in NumPy 1."""
-    return np.asarray(array * factor, dtype=array.dtype)
+def keep(mask, array, out):
+    """Write `array` where the mask holds and +0 elsewhere, even where it is inf or NaN."""
+    if out.dtype.itemsize > 8:
+        out[...] = np.where(mask, array, 0)
+    else:
+        np.multiply(_bits(array), mask, out=_bits(out))
 
 
-def keep(mask, array):
-    """Return `array` where the mask holds and +0 elsewhere, even where `array` is inf or NaN."""
-    if array.dtype.itemsize > 8:
-        return np.where(mask, array, 0)
-    return np.asarray(array.view(f"i{array.dtype.itemsize}") * mask).view(array.dtype)
+def _bits(array):
+    return array.view(f"i{array.dtype.itemsize}")
 
 
 class Elementwise(Module):
-    """Base of the activations: dtypes, the cache and the shapes, once for all of them."""
+    """Base of the activations: dtypes, the cache and the shapes, once for all of them.
+
+    The formulas see flat blocks that fit the processor's cache, and write into given ones: in a
+    block a pass costs a fifth of what it costs in memory, and a new array more than the pass.
+    """
 
     takes_integers = False  # True: as they are; "float": as float32, torch's default dtype
-    one_pass = False  # the function reads x once: blocks would only add a copy
-    keeps_output = False  # the derivative is cheaper from y than from x
+    keeps_slope = False  # forward writes the derivative beside y, while the block is in the cache
 
     def forward(self, input):
         """Return y (*), of x's dtype, for x (*)."""
         x = np.asarray(input)
-        if x.dtype.kind in "iu" and self.takes_integers is True:
-            self._cache = None
-            return blockwise(self._value, x)
         if x.dtype.kind in "iub" and self.takes_integers == "float":
             x = x.astype(np.float32)
-        x = self._floating(x)
-        # Overflow to inf and inf · 0 = NaN are torch's answers too, so they are no warnings.
-        with np.errstate(all="ignore"):
-            y = self._evaluate(x) if self.one_pass else blockwise(self._evaluate, x)
-        y = np.asarray(y, dtype=x.dtype)
-        # The caller may change y, hence a copy; evaluation mode rarely needs it and computes anew.
-        self._cache = x, y.copy() if self.keeps_output and self.training else None
+        if x.dtype.kind not in "iu" or self.takes_integers is not True:
+            x = self._floating(x)
+        y, slope = self._evaluate(x, self.keeps_slope and self.training)
+        self._cache = None if x.dtype.kind in "iu" else (x, slope)
         return y
 
     def backward(self, grad_output):
         """Return the gradient (*) for x."""
-        x, y = self._recall()
+        x, slope = self._recall()
         grad = self._upstream(grad_output, x.shape, x.dtype)
+        if self.keeps_slope and slope is None:  # evaluation mode, which rarely needs it
+            _, slope = self._evaluate(x, True)
+        wide, source = self._wide(grad), self._wide(x) if slope is None else slope
+        dx = np.empty(x.shape, wide.dtype)
         with np.errstate(all="ignore"):
-            if self.keeps_output:
-                x = blockwise(self._evaluate, x) if y is None else y
-            return np.asarray(blockwise(self._pull, x, grad), dtype=grad.dtype)
+            blockwise(self._chain, source, wide, dx)
+        return dx.astype(x.dtype, copy=False)
 
-    def _evaluate(self, x):
-        return self._value(self._wide(x))
-
-    def _pull(self, x, grad):
-        return self._chain(self._wide(x), self._wide(grad))
+    def _evaluate(self, x, with_slope):
+        """Return y, and the derivative or None."""
+        wide = self._wide(x)
+        made = [np.empty(x.shape, wide.dtype) for _ in range(1 + with_slope)]
+        # Overflow to inf and inf · 0 = NaN are torch's answers too, so they are no warnings.
+        with np.errstate(all="ignore"):
+            blockwise(self._value, wide, *made)
+        return made[0].astype(x.dtype, copy=False), made[1] if with_slope else None
 
     @staticmethod
     def _wide(array):
         # As in torch, 16 bits are for storage: exp would overflow at 11.
-        return array.astype(np.float32) if array.dtype == np.float16 else np.asarray(array)
+        return array.astype(np.float32) if array.dtype == np.float16 else array
 
-    def _value(self, x):
+    def _value(self, x, y, slope=None):
+        """Write the function of x into y, and its derivative into `slope` where one is given."""
         raise NotImplementedError
 
-    def _chain(self, x, grad):
-        """Return grad times the derivative at x (at y with `keeps_output`)."""
-        raise NotImplementedError
+    def _chain(self, x, grad, dx):
+        """Write grad times the derivative into dx; x is the derivative itself if that is kept."""
+        np.multiply(x, grad, out=dx)
 
 
 class ReLU(Elementwise):
@@ -109,16 +112,15 @@ class ReLU(Elementwise):
     """
 
     takes_integers = True
-    one_pass = True
 
     def __init__(self, inplace=False):
         check_inplace("ReLU", inplace)
 
-    def _value(self, x):
-        return np.maximum(x.dtype.type(0), x)  # in this order -0.0 stays -0.0, as in torch
+    def _value(self, x, y):
+        np.maximum(constant(0, x), x, out=y)  # in this order -0.0 stays -0.0, as in torch
 
-    def _chain(self, x, grad):
-        return keep(~(x <= 0), grad)  # not `x > 0`: NaN lets the gradient pass
+    def _chain(self, x, grad, dx):
+        keep(~(x <= 0), grad, dx)  # not `x > 0`: NaN lets the gradient pass
 
 
 class LeakyReLU(Elementwise):
@@ -131,15 +133,25 @@ class LeakyReLU(Elementwise):
         self.negative_slope = real("LeakyReLU", "negative_slope", negative_slope)
         check_inplace("LeakyReLU", inplace)
 
-    def _value(self, x):
-        y = scaled(x, self.negative_slope)
-        # A slope that x's dtype rounds to 0 makes inf · 0 = NaN, which the maximum would keep.
-        if 0 < x.dtype.type(self.negative_slope) <= 1:
-            return np.maximum(x, y, out=y)
-        return choose(x > 0, x, y)
+    # The larger one is the right one for slopes up to 1. A slope that x's dtype rounds to 0 is
+    # none of them: it makes inf · 0 = NaN, which the maximum would keep.
+    def _is_larger(self, dtype):
+        return 0 < dtype.type(self.negative_slope) <= 1
 
-    def _chain(self, x, grad):
-        return choose(x > 0, grad, scaled(grad, self.negative_slope))
+    def _value(self, x, y):
+        np.multiply(x, self.negative_slope, out=y)
+        if self._is_larger(x.dtype):
+            np.maximum(x, y, out=y)
+        else:
+            choose(~(x > 0), y, x, y)
+
+    def _chain(self, x, grad, dx):
+        if self._is_larger(x.dtype):
+            np.greater(x, 0, out=dx)  # 1 or 0
+            np.maximum(dx, constant(self.negative_slope, dx), out=dx)  # 1 or the slope
+            dx *= grad
+        else:
+            choose(x > 0, grad, grad * dx.dtype.type(self.negative_slope), dx)
 
     def extra_repr(self) -> str:
         """Return the arguments."""
@@ -152,25 +164,27 @@ class ELU(Elementwise):
     x (*) -> y (*). Raises TypeError for an x that is not floating.
     """
 
+    keeps_slope = True
+
     def __init__(self, alpha=1.0, inplace=False):
         self.alpha = real("ELU", "alpha", alpha)
         check_inplace("ELU", inplace)
 
-    def _value(self, x):
+    def _value(self, x, y, slope=None):
+        zero = constant(0, x)
+        low = np.minimum(zero, x, out=slope)
         # exp(x) - 1 = 2t / (1 - t) with t = tanh(x / 2): no cancellation for x <= 0, and several
         # times faster than np.expm1, which is not vectorised.
-        t = scaled(x, 0.5)
-        np.tanh(t, out=t)
-        y = np.asarray(1 - t)
-        np.divide(t, y, out=y)
+        np.multiply(low, 0.5, out=y)
+        np.tanh(y, out=y)
+        work = 1 - y
+        y /= work
         y *= 2 * self.alpha
-        return choose(x > 0, x, y)
-
-    def _chain(self, x, grad):
-        slope = np.asarray(np.exp(x))
-        slope *= self.alpha
-        slope *= grad
-        return choose(x > 0, grad, slope)
+        y += np.maximum(zero, x, out=work)  # of the two terms one is always 0
+        if slope is not None:
+            np.exp(low, out=slope)  # 1 for x > 0
+            if self.alpha != 1:
+                choose(x > 0, slope, slope * slope.dtype.type(self.alpha), slope)
 
     def extra_repr(self) -> str:
         """Return the arguments."""
@@ -183,36 +197,35 @@ class Softplus(Elementwise):
     x (*) -> y (*). Raises TypeError for an x that is not floating.
     """
 
+    keeps_slope = True
+
     def __init__(self, beta=1.0, threshold=20.0):
         self.beta = real("Softplus", "beta", beta)
         self.threshold = real("Softplus", "threshold", threshold)
 
-    def _value(self, x):
-        z = scaled(x, self.beta)
+    def _value(self, x, y, slope=None):
+        z = np.multiply(x, self.beta, out=slope)
         linear = z > self.threshold
         np.exp(z, out=z)
+        w = z + 1
         if self.threshold > 80:  # exp may overflow, and the correction below would be inf - inf
-            y = np.asarray(np.log1p(z))
+            np.log1p(z, out=y)
         else:
             # log1p(z) = log(w) + (z - (w - 1)) / w with w = fl(1 + z), to first order in the
             # rounding of w; np.log1p is not vectorised, log is.
-            w = np.asarray(z + 1)
-            y = np.asarray(np.log(w))
-            z -= w - 1
-            z /= w
-            y += z
+            np.log(w, out=y)
+            rest = 1 - w
+            rest += z
+            rest /= w
+            y += rest
+        if slope is not None:
+            slope /= w
         if self.beta != 1:
             y /= y.dtype.type(self.beta)
-        return choose(linear, x, y)
-
-    def _chain(self, x, grad):
-        z = scaled(x, self.beta)
-        linear = z > self.threshold
-        np.exp(z, out=z)
-        slope = np.asarray(z + 1)
-        np.divide(z, slope, out=slope)
-        slope *= grad
-        return choose(linear, grad, slope)
+        if linear.any():
+            choose(~linear, y, x, y)
+            if slope is not None:
+                choose(~linear, slope, constant(1, slope), slope)
 
     def extra_repr(self) -> str:
         """Return the arguments."""
@@ -226,19 +239,16 @@ class Sigmoid(Elementwise):
     """
 
     takes_integers = "float"
-    keeps_output = True
+    keeps_slope = True
 
-    def _value(self, x):
-        y = np.asarray(-x)
+    def _value(self, x, y, slope=None):
+        np.negative(x, out=y)
         np.exp(y, out=y)  # inf for x far below 0, and 1 / inf = 0 is the right limit
         y += 1
-        return np.reciprocal(y, out=y)
-
-    def _chain(self, y, grad):
-        slope = np.asarray(1 - y)
-        slope *= y
-        slope *= grad
-        return slope
+        np.divide(1, y, out=y)
+        if slope is not None:
+            np.subtract(1, y, out=slope)
+            slope *= y
 
 
 class Tanh(Elementwise):
@@ -248,17 +258,13 @@ class Tanh(Elementwise):
     """
 
     takes_integers = "float"
-    one_pass = True
-    keeps_output = True
+    keeps_slope = True
 
-    def _value(self, x):
-        return np.asarray(np.tanh(x))
-
-    def _chain(self, y, grad):
-        slope = np.asarray(y * y)
-        np.subtract(1, slope, out=slope)
-        slope *= grad
-        return slope
+    def _value(self, x, y, slope=None):
+        np.tanh(x, out=y)
+        if slope is not None:
+            np.multiply(y, y, out=slope)
+            np.subtract(1, slope, out=slope)
 
 
 class Threshold(Elementwise):
@@ -274,11 +280,11 @@ class Threshold(Elementwise):
         self.value = real("Threshold", "value", value)
         check_inplace("Threshold", inplace)
 
-    def _value(self, x):
-        return choose(x <= self.threshold, np.full_like(x, self.value), x)
+    def _value(self, x, y):
+        choose(x <= self.threshold, np.full_like(x, self.value), x, y)
 
-    def _chain(self, x, grad):
-        return keep(~(x <= self.threshold), grad)
+    def _chain(self, x, grad, dx):
+        keep(~(x <= self.threshold), grad, dx)
 
     def extra_repr(self) -> str:
         """Return the arguments."""
@@ -297,14 +303,13 @@ class Heaviside(Elementwise):
     def __init__(self, values=0.0):
         self.values = real("Heaviside", "values", values)
 
-    def _value(self, x):
-        y = np.asarray(x > 0, dtype=x.dtype)
+    def _value(self, x, y):
+        np.greater(x, 0, out=y)
         if self.values != 0 or math.isnan(self.values):
             np.copyto(y, x.dtype.type(self.values), where=x == 0)
-        return y
 
-    def _chain(self, x, grad):
-        return np.zeros_like(grad)
+    def _chain(self, x, grad, dx):
+        dx[...] = 0
 
     def extra_repr(self) -> str:
         """Return the argument."""
