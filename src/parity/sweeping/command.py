@@ -69,6 +69,9 @@ def run(args: argparse.Namespace) -> int:
 
     Raises UsageError for what cannot be run.
     """
+    # read when torch loads OpenMP, here and in the workers: threads that wait for work by spinning
+    # would take the cores of the other workers
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     plan = _plan(args)
     if args.case is not None:
         return _again(plan, args.case)
@@ -148,7 +151,7 @@ def _again(plan: Plan, text: str) -> int:
     tasks = [lambda: {"report": run_case(plan, layer, draw).to_dict()}]
     (answer,) = answers(tasks, plan.timeout, plan.memory)
     report = report_of(answer, draw.name, Options(memory=plan.memory))
-    print(f"{draw.name}: {as_json(draw.drawn.config())}, {draw.mode}")
+    print(f"{draw.name}: {as_json(draw.drawn.config())}, {draw.mode}, {draw.threads} threads")
     print(report)
     return MATCHES if report.passed else DIFFERS
 

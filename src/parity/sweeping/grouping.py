@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from parity.processes import Fault, answers
-from parity.sweeping.plan import CaseDraw, Plan, as_record, draw_case, layers_of, run_case
-from parity.sweeping.spaces import Drawn
+from parity.sweeping.plan import Plan, as_record, draw_case, layers_of, run_case
+from parity.sweeping.spaces import CaseDraw, Drawn
 
 BAD = ("ERROR", "MISMATCH")
 GROUPS = 20  # that are shrunk

@@ -33,7 +33,7 @@ def _labels(shape: tuple[int, ...]) -> Spec:
 
 def squared(d: Draws) -> Drawn:
     """MSELoss on any shape."""
-    shape = d.shape(1, 4)
+    shape = d.spread(1, 4)
     _reduction(d)
     return d.drawn((), normal(*shape), normal(*shape))
 

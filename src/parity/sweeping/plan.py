@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from parity.findings import GRAVITY, Finding, Report, UsageError, Verdict
 from parity.options import nearest
-from parity.sweeping.spaces import Drawn, Layer, Space, torch_layer
+from parity.sweeping.spaces import LONG, CaseDraw, Layer, Space, torch_layer
 
 DEFAULT_SPACE = "fixtures.sweep_space:SPACE"
-LIGHT = ("float64", "float32")
-FULL = ("exact", "float64", "float32", "probes", "promises")
+SHARE_THREADED = 0.25  # of the cases, in which torch computes on two threads
 SHOWN = 8  # failures of one case that are written down
 LETTERS = 300  # of one failure's text
 QUIET = (Verdict.SKIPPED, Verdict.VACUOUS)
@@ -107,17 +108,6 @@ def read_id(plan: Plan, text: str) -> tuple[str, int]:
     return layer, int(number)
 
 
-@dataclass(frozen=True)
-class CaseDraw:
-    """A case before it is run: its configuration, mode and seed."""
-
-    name: str
-    drawn: Drawn
-    mode: str
-    seed: int
-    full: bool
-
-
 def draw_case(plan: Plan, layer: str, number: int) -> CaseDraw:
     """Return case ``number`` of ``layer``: a function of the plan's seed and the number alone."""
     item = layers_of(plan)[layer]
@@ -125,45 +115,38 @@ def draw_case(plan: Plan, layer: str, number: int) -> CaseDraw:
     drawn = item.draw(rng)
     mode = item.modes[int(rng.integers(len(item.modes)))]
     seed = int(rng.integers(2**31))
-    return CaseDraw(case_id(layer, number), drawn, mode, seed, number % plan.full == 0)
+    large = any(np.prod(spec.shape) >= LONG for spec in drawn.inputs)
+    threads = 2 if rng.random() < SHARE_THREADED or large else 1
+    full = number % plan.full == 0
+    return CaseDraw(case_id(layer, number), drawn, mode, seed, full, threads)
 
 
 def run_case(plan: Plan, layer: str, draw: CaseDraw) -> Report:
     """Return the report on one case."""
     import torch
 
-    from parity.checking import check
-
     random.seed(draw.seed)
     np.random.seed(draw.seed % 2**32)
     torch.default_generator.manual_seed(draw.seed)  # the reference draws its initial weights
-    item = layers_of(plan)[layer]
-    try:
-        mine, theirs = item.build(draw.drawn)
-    except Exception as error:
-        return _refused(draw, error)
-    return check(
-        mine,
-        theirs,
-        *draw.drawn.inputs,
-        seed=draw.seed,
-        modes=draw.mode,
-        rungs=FULL if draw.full else LIGHT,
-        expects_zero=True,  # one draw may well be all dead ReLUs; nothing is concluded from it
-        case=draw.name,
-    )
+    return on_threads(draw.threads, partial(layers_of(plan)[layer].examine, draw))
 
 
-def _refused(draw: CaseDraw, error: Exception) -> Report:
-    from parity.findings import Cause
-    from parity.subjects import said
+def on_threads(number: int, task: Callable[[], Report]) -> Report:
+    """Return ``task()``, run while torch computes on ``number`` threads.
 
-    text = f"the constructor raised {said(error)}"
-    supported = not isinstance(error, NotImplementedError)
-    verdict = Verdict.ERROR if supported else Verdict.SKIPPED
-    cause = Cause("constructor_raised" if supported else "not_supported", text)
-    finding = Finding(draw.name, "construction", seed=draw.seed, verdict=verdict, cause=cause)
-    return Report(draw.name, (finding,))
+    OpenMP keeps a pool for each thread that computes: a new thread gets one of its own, so that
+    this also works in the fork of a process whose pool has been used.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if number == before:
+        return task()
+    with ThreadPoolExecutor(1, initializer=partial(torch.set_num_threads, number)) as executor:
+        try:
+            return executor.submit(task).result()
+        finally:
+            torch.set_num_threads(before)
 
 
 def record(plan: Plan, layer: str, number: int) -> dict[str, Any]:
@@ -182,6 +165,7 @@ def as_record(draw: CaseDraw, report: Report) -> dict[str, Any]:
         "verdict": str(worst),
         "mode": draw.mode,
         "probed": draw.full,
+        "threads": draw.threads,
         **draw.drawn.config(),
         "failures": [_failure(f) for f in bad[:SHOWN]],
     }

@@ -15,7 +15,7 @@ from parity.sweeping.plan import Plan
 
 RESULTS, MANIFEST, SUMMARY = "results.jsonl", "sweep.json", "summary.json"
 SYNC = 1.0  # seconds between two fsyncs
-FORMAT = 1
+FORMAT = 2  # what a case draws belongs to it: a sweep is resumed by the drawing it began with
 
 
 class Done:

@@ -143,7 +143,7 @@ def flatten(d: Draws) -> Drawn:
 def dropout(d: Draws) -> Drawn:
     """Dropout with every probability, both ends included."""
     d.option("p", 0.5, lambda: d.pick(0.0, 0.1, 0.9, 1.0, float(d.rng.random())), 0.7)
-    return d.drawn((), normal(*d.shape(1, 4)))
+    return d.drawn((), normal(*d.spread(1, 4)))
 
 
 def _activation(**ranges: tuple[float, ...]) -> Sampler:
@@ -155,7 +155,7 @@ def _activation(**ranges: tuple[float, ...]) -> Sampler:
     def sample(d: Draws) -> Drawn:
         for name, (default, *values) in ranges.items():
             d.option(name, default, partial(value, d, tuple(values)))
-        return d.drawn((), normal(*d.shape(0, 4)))
+        return d.drawn((), normal(*d.spread(0, 4)))
 
     return sample
 
@@ -163,7 +163,7 @@ def _activation(**ranges: tuple[float, ...]) -> Sampler:
 def threshold(d: Draws) -> Drawn:
     """Threshold: both of its arguments are required."""
     args = (d.pick(0.0, 0.5, -1.0, float(d.rng.normal())), d.pick(0.0, 7.0, float(d.rng.normal())))
-    return d.drawn(args, normal(*d.shape(1, 4)))
+    return d.drawn(args, normal(*d.spread(1, 4)))
 
 
 def softmax(d: Draws) -> Drawn:

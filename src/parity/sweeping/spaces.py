@@ -9,9 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from parity.findings import UsageError
+from parity.findings import Cause, Finding, Report, UsageError, Verdict
 from parity.options import nearest
 from parity.specs import Spec
+
+LIGHT = ("float64", "float32")
+FULL = ("exact", "float64", "float32", "probes", "promises")
+LONG = 33_000  # elements beyond which torch divides an elementwise operation among its threads
+SHARE_LONG = 1 / 32
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,14 @@ class Draws:
         """Return a shape of ``least`` to ``most`` axes."""
         return tuple(self.size(1, high) for _ in range(self.size(least, most)))
 
+    def spread(self, least: int, most: int) -> tuple[int, ...]:
+        """Return a shape as :meth:`shape` does, now and then large enough for several threads."""
+        shape = self.shape(least, most)
+        if not shape or not self.chance(SHARE_LONG):
+            return shape
+        rest = int(np.prod(shape[:-1]))
+        return (*shape[:-1], LONG // rest + self.size(1, 9))
+
     def pair(self, low: int, high: int) -> Any:
         """Return an integer or, as often, a pair of them."""
         if self.chance(0.5):
@@ -82,6 +95,18 @@ class Draws:
 
 
 Sampler = Callable[[Draws], Drawn]
+
+
+@dataclass(frozen=True)
+class CaseDraw:
+    """A case before it is run: its configuration, mode, seed and torch's number of threads."""
+
+    name: str
+    drawn: Drawn
+    mode: str
+    seed: int
+    full: bool
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -121,20 +146,65 @@ class Layer:
         )
         return mine, theirs
 
+    def examine(self, draw: CaseDraw) -> Report:
+        """Return the report on one case."""
+        try:
+            mine, theirs = self.build(draw.drawn)
+        except Exception as error:
+            return refused(draw, error)
+        return self._judge(draw, mine, theirs)
+
+    def _judge(self, draw: CaseDraw, mine: Any, theirs: Any) -> Report:
+        from parity.checking import check
+
+        return check(
+            mine,
+            theirs,
+            *draw.drawn.inputs,
+            seed=draw.seed,
+            modes=draw.mode,
+            rungs=FULL if draw.full else LIGHT,
+            expects_zero=True,  # one draw may well be all dead ReLUs; nothing is concluded from it
+            case=draw.name,
+        )
+
+    @classmethod
+    def warm(cls) -> None:
+        """Import what a case needs, without a line of the user's."""
+        import torch
+
+        from parity.checking import check
+
+        linear = torch.nn.Linear(1, 1)
+        check(linear, torch.nn.Sequential(linear), (1, 1))
+
+
+def refused(draw: CaseDraw, error: Exception) -> Report:
+    """Return the report of one finding for a constructor that raised."""
+    from parity.subjects import said
+
+    text = f"the constructor raised {said(error)}"
+    supported = not isinstance(error, NotImplementedError)
+    verdict = Verdict.ERROR if supported else Verdict.SKIPPED
+    cause = Cause("constructor_raised" if supported else "not_supported", text)
+    finding = Finding(draw.name, "construction", seed=draw.seed, verdict=verdict, cause=cause)
+    return Report(draw.name, (finding,))
+
 
 Space = Mapping[str, Layer]
 
 
 def torch_layer(name: str, mine: Callable[..., Any], theirs: Any) -> Layer:
-    """Return the layer whose ranges are those of the torch class ``theirs``.
+    """Return the layer, loss or optimizer whose ranges are those of the torch class ``theirs``.
 
     Options that ``mine`` does not take are left at their defaults. Raises UsageError where there
     are no ranges for the class.
     """
     from parity.sweeping.losses import LOSSES
+    from parity.sweeping.optimizers import OPTIMIZERS, OptimizerLayer
     from parity.sweeping.samplers import SAMPLERS, VALID
 
-    known = {**SAMPLERS, **LOSSES}
+    known = {**SAMPLERS, **LOSSES, **OPTIMIZERS}
     owners = getattr(theirs, "__mro__", (theirs,))
     owner = next((c.__name__ for c in owners if c.__name__ in known), None)
     if owner is None:
@@ -144,6 +214,8 @@ def torch_layer(name: str, mine: Callable[..., Any], theirs: Any) -> Layer:
             f"{', '.join(sorted(known))}. Others: --space MODULE:NAME with a mapping of "
             "parity.sweeping.spaces.Layer"
         )
+    if owner in OPTIMIZERS:
+        return OptimizerLayer(name, mine, theirs, known[owner], allowed=accepted(mine))
     modes = ("train", "eval") if owner.startswith(("BatchNorm", "Dropout")) else ("train",)
     return Layer(name, mine, theirs, known[owner], modes, accepted(mine), VALID.get(owner))
 
