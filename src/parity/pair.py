@@ -12,6 +12,8 @@ import numpy as np
 
 from parity.draws import Draw, log_uniform, random_weights, small_integers
 from parity.elements import element_allowances, permutes, saturation
+from parity.ends import LABEL as ENDS
+from parity.ends import at_ends, sentinel
 from parity.findings import Verdict
 from parity.judged import Judged, channel_axis
 from parity.ladder import (
@@ -65,8 +67,9 @@ class Pair:
     ) -> Draw:
         """Draw weights, inputs and upstream gradients for ``label``.
 
-        ``label`` is generic, integers (the exact rung, and kinks), magnitudes, extreme, or any
-        other name for generic values. Raises LayerError where the reference refuses the inputs.
+        ``label`` is generic, integers (the exact rung, and kinks), magnitudes, extreme, one of the
+        other probes' names, or any name for generic values. Raises LayerError where the reference
+        refuses the inputs.
         """
         rng = np.random.default_rng([seed, zlib.crc32(label.encode())])
         specs = self.specs
@@ -86,6 +89,8 @@ class Pair:
         return replace(draw, upstream=self._upstream(draw, rng))
 
     def _input(self, spec: Spec, rng: np.random.Generator, label: str, first: bool) -> Array:
+        if label == ENDS:
+            return at_ends(spec, rng, sentinel(self.reference.original))
         if not spec.free or (label == "near kinks" and not first):
             return spec.draw(rng)
         if label == "integers":

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from parity.draws import Draw
+from parity.ends import LABEL as ENDS
+from parity.ends import bounded, sentinel
 from parity.examination import Examination
 from parity.findings import FAILING, Verdict
 from parity.judged import Judged
-from parity.ladder import (
-    EPS32,
-    differences,
-    judge64,
-    largest,
-    response,
-    same_bits,
-)
-from parity.outcomes import Array, LayerError, Outcome
+from parity.ladder import EPS32, differences, largest, same_bits
+from parity.layouts import layouts
+from parity.outcomes import LayerError, Outcome
 from parity.pair import Pair
-from parity.subjects import PlainRunner
 
-LAYOUT_GAP = 1024.0  # a layout that is read wrongly is off by far more than summation order
 SMALL = 4096  # elements an input may have before a probe shrinks its batch
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -142,12 +135,14 @@ def probe(exam: Examination) -> None:
             _try(exam, "large values", pair.options.seed, True, "large", small)
     if pair.specs[0].free and not pair.reference.params and pair.special_values():
         _try(exam, "thresholds", pair.options.seed, True, "near kinks", small)
+    if any(map(bounded, pair.specs)) or _ignores(pair):
+        _try(exam, ENDS, pair.options.seed, True, ENDS, small)
     if batched(pair):
         asked = pair.specs[0].shape[0]
         for batch, name in (
             (1, "batch of 1"),
             (0, "batch of 0"),
-            (min(asked, 8) + 1, "other batch"),
+            (max(3, min(asked, 8) + 1), "other batch"),
         ):
             if batch != asked:
                 _try(exam, name, pair.options.seed, True, "generic", resized(pair, batch))
@@ -158,7 +153,13 @@ def probe(exam: Examination) -> None:
     if "eval" not in (pair.options.modes or ()) and not pair.reference.buffers:
         if pair.options.modes is None and not pair.reference.dropouts:
             _try(exam, "evaluation mode", pair.options.seed, False, "generic", small)
-    _layouts(exam, small)
+    layouts(exam, small)
+
+
+def _ignores(pair: Pair) -> bool:
+    """Whether the reference was told to ignore a label that no draw contains by itself."""
+    ignored = sentinel(pair.reference.original)
+    return ignored is not None and any(spec.kind == "labels" for spec in pair.specs)
 
 
 def _saturates(pair: Pair) -> bool:
@@ -215,6 +216,8 @@ def _try(
     try:
         if exam.float32_only:
             found = [j for j in pair.float32(draw) if j.verdict is not Verdict.INACCURATE]
+        elif label == ENDS:
+            found = _at_ends(pair, draw)
         else:
             found = pair.float64(draw, count=3 if label == "magnitudes" else 2)
     except LayerError as failure:
@@ -229,11 +232,26 @@ def _try(
     for judged in found:
         if judged.theirs is not None:
             exam.references.setdefault(judged.quantity, []).append(judged.theirs)
-        rough = judged.verdict is Verdict.INACCURATE and label != "large"
+        rough = judged.verdict is Verdict.INACCURATE and label not in ("large", ENDS)
         if judged.verdict in (Verdict.MISMATCH, Verdict.ERROR) or rough:
             exam.add(judged, probe=name)
     exam.covers.append(name)
     return True
+
+
+def _at_ends(pair: Pair, draw: Draw) -> list[Judged]:
+    """Judge a draw whose inputs stand at the ends of their domain, where none may be moved.
+
+    Infinities and NaN belong where torch has them. Where torch's own gradient is NaN (zero times
+    infinity) it has no answer, and any is taken.
+    """
+    mine, theirs = pair.mine(draw), pair.theirs(draw)
+    for name, ref in theirs.quantities.items():
+        own = mine.quantities.get(name)
+        if name.startswith("grad_") and ref is not None and own is not None:
+            if ref.dtype.kind == own.dtype.kind == "f" and ref.shape == own.shape:
+                mine.quantities[name] = np.where(np.isnan(ref), ref, own)
+    return pair.float64(draw, mine, count=2, pinned=True, theirs=theirs)
 
 
 def _both_refuse(
@@ -254,102 +272,3 @@ def _both_refuse(
     except LayerError:
         return
     exam.notes.append(f"{name}: torch refuses it, mine answers")
-
-
-def _layouts(exam: Examination, small: Shapes | None) -> None:
-    """Feed the same numbers in other memory layouts, and read-only, to the hand-written side."""
-    pair = exam.pair
-    runner = pair.subject.spawn("float64")
-    if not isinstance(runner, PlainRunner) or exam.float32_only or pair.reference.dropouts:
-        return
-    try:
-        draw = pair.draw(pair.options.seed, True, "generic", small)
-        theirs = pair.theirs(draw)
-        noise = pair.perturbed(draw, "float64", 2)
-        plain = pair.mine(draw).quantities
-    except LayerError:
-        return
-    for name in LAYOUTS:
-        changed = _Relaid(pair, name)
-        try:
-            mine = changed.run(draw)
-        except LayerError as failure:
-            if "read-only" in str(failure):
-                text = f"mine writes to its input: {failure}"
-                cause = ("input_modified", text)
-                exam.add(
-                    Judged(
-                        "untouched",
-                        "float64",
-                        Verdict.MISMATCH,
-                        None,
-                        draw,
-                        message=text,
-                        cause=cause,
-                    )
-                )
-            else:
-                exam.not_covered.append(f"{name} arrays: only mine refuses them ({failure})")
-            continue
-        for quantity, ref, own in pair.partners(theirs, mine):
-            if ref is None or own is None or own.shape != ref.shape or ref.dtype.kind != "f":
-                continue
-            moved = response(ref, [a for r in noise if (a := r.get(quantity)) is not None])
-            judged = judge64(own, ref, moved)
-            already = any(f.quantity == quantity and f.failed for f in exam.findings)
-            if not judged.inside and not judged.undecided and not already:
-                usual = plain.get(quantity)
-                error = largest(differences(usual, ref)) if usual is not None else 0.0
-                if judged.error < LAYOUT_GAP * max(error, judged.allowance):
-                    continue  # another order of summation, no more
-                text = f"differs for {name} arrays, not for contiguous ones"
-                exam.add(
-                    Judged(
-                        quantity, "float64", Verdict.MISMATCH, judged, draw, own, ref, text,
-                        ("memory_layout", text),
-                    ),
-                    probe=f"{name} arrays",
-                )  # fmt: skip
-    exam.covers.append("memory layouts")
-
-
-def _relaid(array: Array, name: str) -> Array:
-    if name == "Fortran-ordered":
-        return np.asfortranarray(array) if array.ndim else array  # it would make () into (1,)
-    if name == "strided" and array.ndim:
-        wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
-        wide[..., ::2] = array
-        return wide[..., ::2]
-    if name == "reversed" and array.ndim:
-        return np.ascontiguousarray(array[..., ::-1])[..., ::-1]
-    if name == "read-only":
-        array = array.copy()
-        array.flags.writeable = False
-    return array
-
-
-LAYOUTS: Sequence[str] = ("Fortran-ordered", "strided", "reversed", "read-only")
-
-
-class _Relaid:
-    """Runs a fresh copy whose inputs and upstream gradients have another memory layout."""
-
-    def __init__(self, pair: Pair, name: str) -> None:
-        self.pair = pair
-        self.name = name
-
-    def run(self, draw: Draw) -> Outcome:
-        runner = self.pair.subject.spawn("float64")
-        forward, backward = runner.forward, runner.backward
-
-        def relaid_forward(*inputs: Array) -> object:
-            return forward(*(_relaid(a, self.name) for a in inputs))
-
-        def relaid_backward(*upstream: Array) -> object:
-            return backward(
-                *(_relaid(g, self.name) if isinstance(g, np.ndarray) else g for g in upstream)
-            )
-
-        runner.forward = relaid_forward
-        runner.backward = relaid_backward
-        return self.pair.mine(draw, "float64", runner)

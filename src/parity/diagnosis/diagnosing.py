@@ -11,6 +11,7 @@ from parity.diagnosis import catalogue
 from parity.diagnosis.compound import compound
 from parity.diagnosis.consistency import consistency
 from parity.diagnosis.fitting import fitted
+from parity.diagnosis.kinks import breaks
 from parity.diagnosis.mapping import wrong_mapping
 from parity.diagnosis.registry import READINGS, Hypothesis, Reading, words
 from parity.diagnosis.scene import SPECIAL, Scene, make_scene
@@ -22,6 +23,7 @@ from parity.findings import Cause
 
 BUDGET = 800.0  # work after which no pair of causes is tried
 LIMIT = 4000.0  # work (runs of the reference) after which no further hypothesis is tried
+SOUND = "finite"  # the scope of the draws on which mine is finite where torch is
 Causes = dict[str, Cause]
 
 
@@ -50,7 +52,7 @@ def _explain(scene: Scene) -> None:
     """Search, and set what was found on every finding of the scene."""
     found = _Search(scene).run()
     for index, judged in scene.open.items():
-        scopes = (None, judged.draw.training, judged.draw.label)
+        scopes = (None, judged.draw.training, judged.draw.label, SOUND)
         cause = next((c for scope in scopes if (c := found.get((judged.quantity, scope)))), None)
         _name(scene.exam, index, cause, over=("wrong_shape", "raised"))
     _unexplained(scene)
@@ -98,6 +100,10 @@ class _Search:
             for training in (True, False):
                 text = "in training mode" if training else "in evaluation mode"
                 self._scope([t for t in trials if t.draw.training == training], training, text)
+        # where mine breaks down that is a fault of its own: what holds elsewhere is named too
+        sound = [t for t in trials if not any(breaks(t, n) for n in t.names)]
+        if 0 < len(sound) < len(trials):
+            self._scope(sound, SOUND, "")
         labels = {t.draw.label for t in trials if t.draw.label in SPECIAL}
         for label in sorted(labels) if len({t.draw.label for t in trials}) > 1 else []:
             special = [t for t in trials if t.draw.label == label]
@@ -113,7 +119,7 @@ class _Search:
         text: str,
         among: set[str] | None = None,
     ) -> None:
-        known = {name for name, _ in self.found}
+        known = {name for name, where in self.found if where != SOUND}
         names = [n for n in self.scene.failing(trials) if n not in known]
         if not names:
             return
@@ -165,7 +171,10 @@ class _Search:
     ) -> Causes:
         """Explain each quantity by itself: readings, partial hypotheses, then two at once."""
         causes = dict(read)
-        partial.sort(key=lambda item: -len(item[1]))
+        # what agrees must not be spoilt: of two equal explanations the one that breaks less
+        broken = {id(h): self._broken(trials, h) for h, _ in partial}
+        partial = [(h, e) for h, e in partial if not _buffers(e) or not _buffers(broken[id(h)])]
+        partial.sort(key=lambda item: (-len(item[1]), len(broken[id(item[0])])))
         for hypothesis, explains in partial:
             for name in explains:
                 if name not in causes:
@@ -176,6 +185,11 @@ class _Search:
             deadline = self.started + BUDGET
             causes |= compound(self.scene.pair, trials, left, deadline)
         return causes
+
+    def _broken(self, trials: list[Trial], hypothesis: Hypothesis) -> set[str]:
+        """Return the quantities that agree with torch's and would not if the hypothesis held."""
+        innocent = self.scene.innocent(trials)
+        return set(innocent) - explained(trials, hypothesis.predict, innocent)
 
     def _read(self, trials: Sequence[Trial], name: str) -> Cause | None:
         """Read one quantity in the modes in which it differs: a factor holds in those alone."""
@@ -192,6 +206,10 @@ class _Search:
     def _words(self, name: str) -> str:
         floating = sum(not spec.integral for spec in self.scene.pair.specs)
         return words(name, floating)
+
+
+def _buffers(names: set[str]) -> set[str]:
+    return {name for name in names if name.startswith("buffer_")}
 
 
 def _whole(

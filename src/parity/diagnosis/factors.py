@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.diagnosis.registry import Reading, readings
+from parity.diagnosis.registry import Reading, multiple, readings, second_axis
 from parity.diagnosis.trials import Trial
 from parity.outcomes import Array
 
@@ -127,8 +127,8 @@ FACTORS: tuple[Factor, ...] = (
     Factor("averaged_over_positions", positions, "an image has {n:g} positions: averaged", True),
     Factor("positions_sum_not_averaged", _out(slice(2, None)), "the output has {n:g} positions"),
     Factor("averaged_over_positions", _out(slice(2, None)), "the output has {n:g} positions", True),
-    Factor("channels_sum_not_averaged", channels, "there are {n:g} channels: not averaged"),
-    Factor("averaged_over_channels", channels, "there are {n:g} channels: averaged", True),
+    Factor("channels_sum_not_averaged", channels, "there are {n:g} {axis}: not averaged"),
+    Factor("averaged_over_channels", channels, "there are {n:g} {axis}: averaged", True),
     Factor(
         "batch_and_positions_sum_not_averaged",
         _product(batch, positions),
@@ -238,6 +238,8 @@ def matching(
     trials: Sequence[Trial], ks: Sequence[float]
 ) -> Iterator[tuple[tuple[Factor, ...], Callable[[Trial], float]]]:
     """Yield the known factors, then products of two, that equal ``ks`` on every trial."""
+    if all(math.isnan(k) or k == 1 for k in ks):
+        return  # a number and its inverse would make 1 of nothing
     factors = known(trials[0])
     values = [[factor.of(trial) for trial in trials] for factor in factors]
     for order in (1, 2):
@@ -268,9 +270,9 @@ def _equal(k: float, values: Sequence[float | None]) -> bool:
 
 def describe(factors: Sequence[Factor], trial: Trial, k: float) -> str:
     """Return "8 × torch's, and the batch size is 8: the batch sum was not averaged"."""
-    meanings = [f.meaning.format(n=f.value(trial) or math.nan) for f in factors]
-    shown = f"1/{1 / k:.6g}" if 0 < abs(k) < 1 and abs(1 / k - round(1 / k)) < 1e-9 else f"{k:.6g}"
-    return f"{shown} × torch's, and " + ", and ".join(meanings)
+    axis = second_axis(trial.draw.inputs)
+    meanings = [f.meaning.format(n=f.value(trial) or math.nan, axis=axis) for f in factors]
+    return f"{multiple(k)} × torch's, and " + ", and ".join(meanings)
 
 
 @readings
@@ -290,7 +292,7 @@ def factor_readings(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
         yield Reading(label, text, partial(_times, value))
     seen = [k for k in ks if not math.isnan(k)]
     if len(seen) > 1 and max(seen) - min(seen) <= CLOSE * abs(seen[0]) and seen[0]:
-        text = "{q} is " + f"{seen[0]:.6g} × torch's on every draw"
+        text = "{q} is " + f"{multiple(seen[0])} × torch's on every draw"
         yield Reading("constant_factor", text, partial(_times, lambda t: seen[0]))
 
 

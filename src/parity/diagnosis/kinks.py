@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from parity.outcomes import Array
 from parity.pair import Pair
 
 NUDGE = 2.0**-40  # moves an integer off a kink, and a piecewise linear function not at all
+LARGE = ("extreme", "large")  # draws in which exponentials overflow
 ROUNDINGS = 64.0  # a difference of nearly equal numbers near 1 is off by a few of their roundings
 
 
@@ -112,38 +114,56 @@ def _isolated(places: dict[float, float], trials: Sequence[Trial], name: str) ->
 
 @readings
 def numerics(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
-    """Read overflow at large inputs, and cancellation at tiny ones."""
+    """Read overflow at large inputs, broken ends of a domain, and cancellation at tiny inputs."""
     wrong = [t for t in trials if t.differs(name)]
-    if wrong and all(_overflows(t, name) for t in wrong):
+    if wrong and all(t.draw.label in LARGE and breaks(t, name) for t in wrong):
         top = max(float(np.abs(t.x).max()) for t in wrong)
         yield Reading(
             "overflow",
             f"{{q}} overflows for large inputs (|x| up to {top:.0f}), where torch's stays finite: "
             "subtract the maximum, or choose the formula by the sign",
-            lambda t, q: _finite_part(t, q),
+            partial(_own_where, lambda t: t.draw.label in LARGE),
+        )
+    if wrong and all(_ends(t) and breaks(t, name) for t in wrong):
+        which = " or ".join(f"{end:g}" for end in sorted(set().union(*map(_ends, wrong))))
+        yield Reading(
+            "boundary_not_guarded",
+            f"{{q}} is infinite or NaN where an input is exactly {which}, and torch's stays "
+            "finite: guard the logarithm or the division at the ends of the domain",
+            partial(_own_where, _ends),
         )
     if wrong and all(t.draw.label == "magnitudes" and _cancels(t, name) for t in wrong):
         yield Reading(
             "cancellation",
             "{q} is right for |x| near 1 and loses its digits for tiny values: nearly equal "
             "numbers are subtracted (exp(x) - 1 for expm1, log(1 + x) for log1p)",
-            lambda t, q: t.get(q) if t.draw.label == "magnitudes" else t.theirs.get(q),
+            partial(_own_where, lambda t: t.draw.label == "magnitudes"),
         )
 
 
-def _overflows(trial: Trial, name: str) -> bool:
+def breaks(trial: Trial, name: str) -> bool:
+    """Whether mine is not finite somewhere, and torch's is."""
     own, ref = trial.get(name), trial.theirs.get(name)
-    if own is None or ref is None or own.shape != ref.shape or trial.draw.label != "extreme":
+    if own is None or ref is None or own.shape != ref.shape:
         return False
     return bool((np.isfinite(ref) & ~np.isfinite(own)).any())
 
 
-def _finite_part(trial: Trial, name: str) -> Array | None:
+def _own_where(chosen: Callable[[Trial], Any], trial: Trial, name: str) -> Array | None:
+    """Mine on such data, where other elements may share the fault of one; torch's elsewhere."""
     own, ref = trial.get(name), trial.theirs.get(name)
-    if own is None or ref is None or trial.draw.label != "extreme" or own.shape != ref.shape:
-        return ref
-    # what has not overflowed must be torch's, unless infinities of others have reached it
-    return own
+    told = own is not None and ref is not None and own.shape == ref.shape
+    return own if told and chosen(trial) else ref
+
+
+def _ends(trial: Trial) -> set[float]:
+    """The ends of bounded inputs' domains that some of their values stand on."""
+    found = set()
+    for spec, array in zip(trial.pair.specs, trial.draw.inputs, strict=True):
+        if spec.free or array.dtype.kind != "f" or not array.size:
+            continue
+        found |= {float(end) for end in (array.min(), array.max()) if (array == end).sum() > 1}
+    return found
 
 
 def _cancels(trial: Trial, name: str) -> bool:

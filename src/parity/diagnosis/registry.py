@@ -65,6 +65,23 @@ def readings(maker: ReadingMaker) -> ReadingMaker:
     return maker
 
 
+def multiple(k: float) -> str:
+    """Return a factor as a sentence shows it: 8, 1/8, or how far from 1 it is."""
+    if 0 < abs(k) < 1 and abs(1 / k - round(1 / k)) < 1e-9 and round(1 / abs(k)) > 1:
+        return f"1/{1 / k:.6g}"
+    text = f"{k:.6g}"
+    if text != "1" or k == 1:
+        return text
+    return f"(1 {'+' if k > 1 else '-'} {abs(k - 1):.3g})"
+
+
+def second_axis(inputs: Sequence[Array]) -> str:
+    """Return what axis 1 of the first input holds: channels, classes of a loss, or features."""
+    if any(a.dtype.kind in "iu" for a in inputs[1:]):
+        return "classes"
+    return "channels" if inputs and inputs[0].ndim > 2 else "features"
+
+
 def words(quantity: str, inputs: int = 1) -> str:
     """Return a quantity as a sentence names it: ``grad_weight`` is "weight.grad"."""
     if quantity.startswith("grad_input"):

@@ -9,6 +9,7 @@ from itertools import islice
 
 from parity.diagnosis.trials import Trial
 from parity.draws import Draw
+from parity.ends import LABEL as ENDS
 from parity.examination import Examination
 from parity.findings import Finding, Verdict
 from parity.judged import Judged
@@ -16,7 +17,7 @@ from parity.outcomes import LayerError
 from parity.pair import Pair
 from parity.probes import Shapes, batched, probe_shapes
 
-SPECIAL = ("integers", "magnitudes", "extreme")
+SPECIAL = ("integers", "magnitudes", "extreme", "large", ENDS)
 MOST_FAILING = 4
 SIDE = 9  # of an image in a trial
 OPEN = frozenset({Verdict.MISMATCH, Verdict.INACCURATE})

@@ -22,6 +22,9 @@ VARIANTS: tuple[tuple[str, str], ...] = (
     ("divided_by_variance", "it divides by the variance, not by its square root"),
     ("mean_not_subtracted", "the mean is not subtracted"),
     ("running_std_not_variance", "running_var averages the standard deviation"),
+    ("running_std_not_variance: biased", "running_var averages the biased standard deviation"),
+    ("running_std_not_variance: corrected",
+     "running_var averages the standard deviation, times n/(n - 1)"),
     ("running_var_with_eps", "running_var averages the variance with eps added"),
     ("running_var_of_mean", "running_var is updated with the mean"),
     ("running_statistics_not_updated", "the running statistics are not updated in training"),
@@ -148,6 +151,8 @@ class BatchNormVariant(nn.Module):
         tracked = {
             "running_var_biased": biased,
             "running_std_not_variance": unbiased.sqrt(),
+            "running_std_not_variance: biased": biased.sqrt(),
+            "running_std_not_variance: corrected": biased.sqrt() * n / (n - 1),
             "running_var_with_eps": unbiased + self.eps,
             "running_var_of_mean": mean,
             "running_var_wrong_count": biased * (len(x) / max(len(x) - 1, 1)),
@@ -184,4 +189,4 @@ def batch_norms(pair: Pair) -> Iterator[Hypothesis]:
         for kind, text in VARIANTS:
             for textbook in (False, True) if kind in TEXTBOOK else (False,):
                 module = replaced(root, path, BatchNormVariant(layer, kind, textbook))
-                yield Hypothesis(kind, text + where, runner(module), module)
+                yield Hypothesis(kind.partition(":")[0], text + where, runner(module), module)

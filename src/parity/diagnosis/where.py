@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from parity.diagnosis.registry import words
+from parity.diagnosis.registry import second_axis, words
+from parity.ends import LABEL as ENDS
 from parity.findings import Verdict
 from parity.judged import Judged
 from parity.ladder import differences, nonfinite_differs
@@ -15,7 +16,7 @@ from parity.outcomes import Array
 if TYPE_CHECKING:
     from parity.diagnosis.scene import Scene
 
-AXES = {0: "sample", 1: "channel", -1: "column", -2: "row"}
+AXES = {0: "sample", -1: "column", -2: "row"}
 
 
 def differing(judged: Judged) -> Array | None:
@@ -37,7 +38,7 @@ def where(judged: Judged) -> str:
         text = _by_value(mask, x)
         if text:
             return text
-    return _by_place(mask, judged.quantity)
+    return _by_place(mask, judged.quantity, second_axis(judged.draw.inputs))
 
 
 def _by_value(mask: Array, x: Array) -> str:
@@ -57,7 +58,7 @@ def _by_value(mask: Array, x: Array) -> str:
     return ""
 
 
-def _by_place(mask: Array, quantity: str) -> str:
+def _by_place(mask: Array, quantity: str, second: str) -> str:
     if mask.ndim == 4 and mask.shape[2] > 2 and mask.shape[3] > 2:
         inner = mask[:, :, 1:-1, 1:-1]
         if not inner.any() and mask[:, :, 0].any() + mask[:, :, -1].any() > 1:
@@ -70,7 +71,9 @@ def _by_place(mask: Array, quantity: str) -> str:
         hit = np.flatnonzero(mask.any(axis=rest))
         if len(hit) != 1:
             continue
-        kind = "sample" if axis == 0 else AXES.get(axis - mask.ndim if axis > 1 else axis, "entry")
+        kind = AXES.get(axis - mask.ndim if axis > 1 else axis, "entry")
+        if axis == 1:
+            kind = {"classes": "class"}.get(second, second.removesuffix("s"))
         if parameter:
             kind = "output row" if axis == 0 else f"entry of axis {axis}"
         at = int(hit[0])
@@ -89,9 +92,11 @@ def hint(scene: Scene, judged: Judged, place: str, consistent: str | None) -> st
     labels = {t.draw.label for t in scene.trials if t.differs(judged.quantity)}
     calm = {t.draw.label for t in scene.trials} - labels
     special = {"integers": "small integers (zeros, ties, corners)", "magnitudes": "tiny values",
-               "extreme": "large values"}  # fmt: skip
+               "extreme": "large values", "large": "large values",
+               ENDS: "inputs at the ends of their domain"}  # fmt: skip
     if labels and calm and labels <= set(special):
-        facts.append("only for " + " and ".join(special[label] for label in sorted(labels)))
+        told = dict.fromkeys(special[label] for label in sorted(labels))
+        facts.append("only for " + " and ".join(told))
     modes = {t.draw.training for t in scene.trials if t.differs(judged.quantity)}
     if len(modes) == 1 and len({t.draw.training for t in scene.trials}) == 2:
         facts.append(f"only in {'training' if True in modes else 'evaluation'} mode")

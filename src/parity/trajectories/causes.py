@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from torch import nn
 
+from parity.diagnosis.registry import multiple
 from parity.findings import Cause, Verdict
 from parity.ladder import EPS64
 from parity.outcomes import Array
@@ -44,7 +45,7 @@ def cause_of(judge: Judge) -> Cause | None:
         replay = Replay(judge.plan, judge.plan.start(judge.seed), records, set(course.built))
         named = None if "parameter" in kinds else _of_state(course, step, replay)
         return named or optimizer_cause(replay)
-    return None
+    return _of_predictions(judge, course) if kinds == {"predictions"} else None
 
 
 def _of_gradients(judge: Judge, course: Course, step: int, kinds: set[str]) -> Cause | None:
@@ -92,7 +93,7 @@ def _scaled(judge: Judge, step: int, k: float) -> Cause | None:
         if abs(k - rows) <= 1e-7 * rows:
             text = f"mine is {rows} × torch's, the batch size: the batch sum was not averaged"
             return Cause("batch_sum_not_averaged", text)
-    return Cause("loss_scaled", f"all gradients are {k:.6g} × torch's")
+    return Cause("loss_scaled", f"all gradients are {multiple(k)} × torch's")
 
 
 def _rows(judge: Judge, step: int) -> int | None:
@@ -142,6 +143,29 @@ def _of_state(course: Course, step: int, replay: Replay) -> Cause | None:
         )
         return Cause("lr_inside_buffer", text)
     return None
+
+
+def _of_predictions(judge: Judge, course: Course) -> Cause | None:
+    """Training that agrees under predictions that do not: another mode."""
+    parted = course.tracks["predictions"].first
+    if parted is None or judge.plan.reference.dropouts:
+        return None
+    run = TorchRun(judge.plan, "float64", judge.plan.start(judge.seed))
+    epoch_before = 0
+    for epoch, batch in judge.plan.batches:
+        if epoch != epoch_before:
+            run.end_epoch()
+            epoch_before = epoch
+        run.step(batch)
+    last = judge.plan.batches.epoch(judge.plan.batches.epochs - 1)
+    run.module.eval = lambda: run.module.train()
+    made = np.concatenate([np.atleast_1d(run.predict(batch)) for batch in last])
+    if made.shape != parted.mine.shape or not np.allclose(
+        made, parted.mine, rtol=0, atol=1e-9 * float(np.abs(made).max(initial=0.0))
+    ):
+        return None
+    text = "the predictions are those of training mode: evaluation mode is never set"
+    return Cause("evaluation_mode_never_set", text)
 
 
 # ---- the reference rebuilt with one thing changed ------------------------------------------------

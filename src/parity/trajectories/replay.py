@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from parity.diagnosis.registry import multiple
 from parity.draws import Draw
 from parity.findings import Cause
 from parity.ladder import EPS64
 from parity.outcomes import Array
 from parity.trajectories.lockstep import Record
+from parity.trajectories.optimizer_rules import (
+    SGD_RULES,
+    Rule,
+    Stepper,
+    adam_rules,
+    changed_options,
+)
 from parity.trajectories.plan import Plan
 
 Params = dict[str, Array]
-Rule = Callable[["Stepper", str, Array, Array, dict[str, Array]], Array]
 CLOSE = 1e-9  # of a step: what a right explanation may leave
-
-
-@dataclass
-class Stepper:
-    """The options of the reference's optimizer at one step, for rules written in NumPy."""
-
-    options: dict[str, Any]
-    step: int
-
-    def __getattr__(self, name: str) -> Any:
-        return self.options.get(name, 0)
 
 
 class Replay:
@@ -42,8 +37,13 @@ class Replay:
         sizes = [len(plan.batches.epoch(e)) for e in range(plan.batches.epochs)]
         self.ends = set(np.cumsum(sizes).tolist())
 
-    def torch(self, change: Callable[[dict[str, Any]], None] | None = None) -> Iterator[Params]:
-        """Yield parameters after each step of the reference's optimizer, options changed."""
+    def torch(
+        self, change: Callable[[dict[str, Any]], None] | None = None, forced: bool = False
+    ) -> Iterator[Params]:
+        """Yield parameters after each step of the reference's optimizer, options changed.
+
+        ``forced`` starts every step from the hand-written side's own parameters.
+        """
         module = copy.deepcopy(self.plan.reference.copy("float64"))
         self.plan.reference._load(module, self.start, "float64")
         optimizer, scheduler = self._made(module)
@@ -58,6 +58,8 @@ class Replay:
                 parameter.grad = torch.from_numpy(np.array(grad)) if fits else None
             optimizer.step()
             yield {n: p.detach().numpy().copy() for n, p in named.items()}
+            for name in self.names if forced else ():
+                named[name].data.copy_(torch.from_numpy(np.array(record.params[name])))
             if scheduler is not None and i in self.ends:
                 scheduler.step()
 
@@ -105,153 +107,16 @@ class Replay:
         return True
 
 
-def _options(group: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield (cause, sentence, changed options) for one parameter group."""
-    m = group.get("momentum", 0)
-    if m:
-        text = f"momentum is 1 - {m:g}: old and new are weighed the wrong way round"
-        yield "momentum_swapped", text, {"momentum": 1 - m}
-        yield "momentum_ignored", "momentum is ignored", {"momentum": 0, "nesterov": False}
-        text = f"the gradient enters the buffer times 1 - momentum (dampening = {m:g})"
-        yield "wrong_dampening", text, {"dampening": m, "nesterov": False}
-    if group.get("dampening"):
-        yield "dampening_ignored", "dampening is ignored", {"dampening": 0}
-    if group.get("nesterov"):
-        yield "nesterov_ignored", "Nesterov's look-ahead is missing", {"nesterov": False}
-    elif "nesterov" in group and m and not group.get("dampening"):
-        yield "wrong_nesterov", "it looks ahead as Nesterov does", {"nesterov": True}
-    if group.get("weight_decay"):
-        yield "weight_decay_ignored", "weight decay is ignored", {"weight_decay": 0}
-        yield (
-            "wrong_weight_decay",
-            "weight decay is doubled",
-            {"weight_decay": 2 * group["weight_decay"]},
-        )
-    if "betas" in group:
-        b1, b2 = group["betas"]
-        yield "betas_swapped", f"the betas are swapped: ({b2:g}, {b1:g})", {"betas": (b2, b1)}
-    if "eps" in group:
-        for eps in (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10, 1e-12, 0.0):
-            yield "wrong_eps", f"eps is {eps:g}, torch has {group['eps']:g}", {"eps": eps}
-    for name in ("amsgrad", "maximize"):
-        if name in group:
-            value = not group[name]
-            yield f"wrong_{name}", f"it behaves like {name}={value}", {name: value}
-
-
-def _buffer(o: Stepper, g: Array, slots: dict[str, Array]) -> Array:
-    old = slots.get("buffer")
-    slots["buffer"] = g if old is None else o.momentum * old + (1 - o.dampening) * g
-    return slots["buffer"]
-
-
-def _direction(o: Stepper, g: Array, slots: dict[str, Array]) -> Array:
-    if not o.momentum:
-        return g
-    buffer = _buffer(o, g, slots)
-    return g + o.momentum * buffer if o.nesterov else buffer
-
-
-def _stale(o: Stepper, name: str, p: Array, g: Array, slots: dict[str, Array]) -> Array:
-    now, slots["last"] = slots.get("last", g), g
-    return np.asarray(o.lr * _direction(o, now + o.weight_decay * p, slots))
-
-
-def _lr_inside(o: Stepper, name: str, p: Array, g: Array, slots: dict[str, Array]) -> Array:
-    slots["v"] = o.momentum * slots.get("v", 0 * g) + o.lr * (g + o.weight_decay * p)
-    return slots["v"]
-
-
-def _decay_after(o: Stepper, name: str, p: Array, g: Array, slots: dict[str, Array]) -> Array:
-    return np.asarray(o.lr * (_direction(o, g, slots) + o.weight_decay * p))
-
-
-def _buffer_look_ahead(o: Stepper, name: str, p: Array, g: Array, slots: dict[str, Array]) -> Array:
-    g = g + o.weight_decay * p
-    return np.asarray(o.lr * (_buffer(o, g, slots) + o.momentum * g))
-
-
-SGD_RULES: tuple[tuple[str, str, Rule], ...] = (
-    ("stale_gradients", "the optimizer steps with the gradients of the step before", _stale),
-    ("lr_inside_buffer", "the learning rate stands inside the momentum buffer", _lr_inside),
-    (
-        "weight_decay_after_momentum",
-        "weight decay is added after the momentum; torch adds it to the gradient before",
-        _decay_after,
-    ),
-    ("nesterov_wrong", "the look-ahead adds momentum × gradient to the buffer", _buffer_look_ahead),
-)
-
-
-def _adam(
-    first: bool = True,
-    second: bool = True,
-    inside: bool = False,
-    early: bool = False,
-    stale: bool = False,
-    decoupled: bool | None = None,
-    root: bool = True,
-    ahead: int = 0,
-) -> Rule:
-    """Return Adam's step with bias corrections off, eps elsewhere, or old gradients."""
-
-    def rule(o: Stepper, name: str, p: Array, g: Array, slots: dict[str, Array]) -> Array:
-        if stale:
-            g, slots["last"] = slots.get("last", g), g
-        b1, b2 = o.betas
-        g = g if decoupled else g + o.weight_decay * p
-        m = slots["m"] = b1 * slots.get("m", 0 * g) + (1 - b1) * g
-        v = slots["v"] = b2 * slots.get("v", 0 * g) + (1 - b2) * g * g
-        c1 = 1 - b1 ** (o.step + ahead) if first else 1.0
-        c2 = 1 - b2 ** (o.step + ahead) if second else 1.0
-        if not root:
-            below = v / c2 + o.eps
-        elif inside:
-            below = np.sqrt(v / c2 + o.eps)
-        elif early:
-            below = (np.sqrt(v) + o.eps) / np.sqrt(c2)
-        else:
-            below = np.sqrt(v / c2) + o.eps
-        moved = o.lr * (m / c1) / below
-        return np.asarray(moved + o.lr * o.weight_decay * p if decoupled else moved)
-
-    return rule
-
-
-def _adam_rules(decoupled: bool) -> Iterator[tuple[str, str, Rule]]:
-    d = decoupled
-    off = "bias_correction_missing"
-    yield off, "the bias corrections are missing", _adam(False, False, decoupled=d)
-    yield off, "the bias correction of exp_avg is missing", _adam(False, True, decoupled=d)
-    yield off, "the bias correction of exp_avg_sq is missing", _adam(True, False, decoupled=d)
-    text = "eps stands inside the square root; torch adds it outside"
-    yield "eps_inside_sqrt", text, _adam(inside=True, decoupled=d)
-    text = "eps is added before the bias correction"
-    yield "eps_before_correction", text, _adam(early=True, decoupled=d)
-    text = "the optimizer steps with the gradients of the step before"
-    yield "stale_gradients", text, _adam(stale=True, decoupled=d)
-    text = "it divides by the second moment, not by its square root"
-    yield "square_root_missing", text, _adam(root=False, decoupled=d)
-    text = "the bias corrections count one step too many"
-    yield "step_count_off_by_one", text, _adam(ahead=1, decoupled=d)
-    if d:
-        text = "weight decay is added to the gradient (Adam); torch's AdamW decays the parameter"
-        yield "weight_decay_coupled", text, _adam()
-    else:
-        text = "weight decay acts on the parameter (AdamW); torch's Adam adds it to the gradient"
-        yield "weight_decay_decoupled", text, _adam(decoupled=True)
-
-
 def optimizer_cause(replay: Replay) -> Cause | None:
     """Return the wrong rule that makes exactly the hand-written side's steps, or None."""
     groups = replay.options()
-    for name, sentence, changed in _options(groups[0]):
+    for name, sentence, changed in changed_options(groups[0]):
         if replay.fits(replay.torch(lambda group, c=changed: group.update(c))):  # type: ignore[misc]
             return Cause(name, sentence)
     kind = _kind(replay)
     rules = SGD_RULES if kind == "SGD" else ()
     if kind in ("Adam", "AdamW"):
-        rules = tuple(_adam_rules(kind == "AdamW"))
+        rules = tuple(adam_rules(kind == "AdamW"))
     for name, sentence, rule in rules:
         if replay.fits(replay.numpy(rule)):
             return Cause(name, sentence)
@@ -264,22 +129,33 @@ def _kind(replay: Replay) -> str:
 
 
 def _rate(replay: Replay, groups: list[dict[str, Any]]) -> Cause | None:
-    """Another learning rate, or the right one at the wrong time."""
+    """Another learning rate at every step, or the right one at the wrong time."""
     before: Params = dict(replay.start.params)
-    for params, record, group in zip(replay.torch(), replay.records, groups, strict=True):
+    ks = []
+    for params, record in zip(replay.torch(forced=True), replay.records, strict=True):
         k = _ratio(replay.names, before, params, record.params)
         if k is None:
             return None
-        if abs(k - 1) > 1e-6:
-            rates = {float(g["lr"]) for g in groups} | set(_later_rates(replay))
-            mine = k * float(group["lr"])
-            if len(rates) > 1 and any(abs(mine - r) <= 1e-6 * abs(r) for r in rates):
-                text = f"the learning rate is {mine:.6g} where the schedule says {group['lr']:.6g}"
-                return Cause("schedule_off_by_one", f"{text}: it is changed at another epoch")
-            text = f"the learning rate is {mine:.6g}, {k:.6g} × torch's"
-            return Cause("wrong_lr", text)
+        ks.append(k)
         before = record.params
-    return None
+    at = next((i for i, k in enumerate(ks) if abs(k - 1) > 1e-6), None)
+    if at is None:
+        return None
+    mine, told = ks[at] * float(groups[at]["lr"]), float(groups[at]["lr"])
+    if max(ks) - min(ks) <= 1e-6 * abs(ks[0]) and not _scheduled(replay, ks, groups):
+        text = f"the learning rate is {mine:.6g}, {multiple(ks[0])} × torch's"
+        return Cause("wrong_lr", text)
+    text = f"the learning rate is {mine:.6g} where the schedule says {told:.6g}"
+    if _scheduled(replay, ks, groups):
+        return Cause("schedule_off_by_one", f"{text}: it is changed at another epoch")
+    return Cause("wrong_schedule", f"{text}, at step {at + 1}: it follows another schedule")
+
+
+def _scheduled(replay: Replay, ks: list[float], groups: list[dict[str, Any]]) -> bool:
+    """Whether all rates are the schedule's own, only at other times."""
+    rates = {float(g["lr"]) for g in groups} | set(_later_rates(replay))
+    used = [k * float(g["lr"]) for k, g in zip(ks, groups, strict=True)]
+    return len(rates) > 1 and all(any(abs(u - r) <= 1e-6 * abs(r) for r in rates) for u in used)
 
 
 def _later_rates(replay: Replay) -> Iterator[float]:

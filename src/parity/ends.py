@@ -1,0 +1,92 @@
+"""The ends of an input's domain, where formulas break: probabilities 0 and 1, the last label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from parity.outcomes import Array
+from parity.specs import Spec
+
+LABEL = "ends of the domain"
+FAR_BELOW = -700.0  # the logarithm of a probability that is still a number
+USUAL_IGNORE_INDEX = -100
+
+
+def bounded(spec: Spec) -> bool:
+    """Whether the domain of ``spec`` has ends that its usual draws are likely to miss."""
+    if spec.kind not in _ENDS or not spec.shape:
+        return False
+    if not spec.integral:
+        return True
+    options = dict(spec.options)
+    choices = options.get("classes") or options["high"] - options["low"]
+    return bool(choices > np.prod(spec.shape) / 2)
+
+
+def sentinel(reference: Any) -> int | None:
+    """Return the label that a loss was told to ignore, where no draw of labels contains it."""
+    ignored = getattr(reference, "ignore_index", None)
+    if not isinstance(ignored, int) or ignored == USUAL_IGNORE_INDEX or ignored >= 0:
+        return None
+    return ignored
+
+
+def at_ends(spec: Spec, rng: np.random.Generator, ignored: int | None = None) -> Array:
+    """Draw ``spec`` with half of its values (or rows) exactly at the ends of its domain.
+
+    The ends are low and high of ``uniform``, 0 and 1 of ``probabilities``, the first and the last
+    label or integer; ``ignored`` is a label outside of them. A logarithm of probabilities ends at
+    0 and far below, not at -inf.
+    """
+    values = spec.draw(rng)
+    if spec.kind not in _ENDS or not values.size:
+        return values
+    values = _ENDS[spec.kind](values, rng, **dict(spec.options))
+    if spec.kind == "labels" and ignored is not None and values.size > 2:
+        values = np.where(rng.random(values.shape) < 0.25, ignored, values)
+        values.flat[-1] = ignored
+        values.flat[0] = 0  # a mean over nothing is NaN
+    return values
+
+
+def _spread(values: Array, rng: np.random.Generator, low: float, high: float) -> Array:
+    ends = np.where(rng.random(values.shape) < 0.5, low, high).astype(values.dtype)
+    chosen = rng.random(values.shape) < 0.5
+    few = min(2, values.size)
+    chosen.flat[:few], ends.flat[:few] = True, [low, high][:few]  # a small draw holds both as well
+    return np.where(chosen, ends, values)
+
+
+def _integers(values: Array, rng: np.random.Generator, low: int, high: int) -> Array:
+    return _spread(values, rng, low, high - 1)
+
+
+def _labels(values: Array, rng: np.random.Generator, classes: int) -> Array:
+    return _spread(values, rng, 0, classes - 1)
+
+
+def _certain(values: Array, rng: np.random.Generator, axis: int) -> Array:
+    moved = np.array(np.moveaxis(values, axis, -1))
+    rows = moved.reshape(-1, moved.shape[-1])
+    chosen = rng.random(len(rows)) < 0.5
+    chosen[:1] = True
+    rows[chosen] = np.eye(rows.shape[1])[rng.integers(0, rows.shape[1], int(chosen.sum()))]
+    return np.moveaxis(rows.reshape(moved.shape), -1, axis)
+
+
+def _log_certain(values: Array, rng: np.random.Generator, axis: int) -> Array:
+    with np.errstate(divide="ignore"):
+        # 0·(-inf) is NaN in many a right formula: what softmax can give is finite
+        return np.maximum(np.log(_certain(np.exp(values), rng, axis)), FAR_BELOW)
+
+
+_ENDS: dict[str, Callable[..., Array]] = {
+    "uniform": _spread,
+    "integers": _integers,
+    "labels": _labels,
+    "probabilities": _certain,
+    "log_probabilities": _log_certain,
+}
