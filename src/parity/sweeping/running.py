@@ -147,9 +147,9 @@ class Pool:
     def _waves(self, jobs: Iterator[Any], size: int) -> Iterator[Chunk]:
         from itertools import islice
 
-        parallel = self.joblib.Parallel(batch_size=1)
-        while wave := list(islice(jobs, size)):
-            yield from parallel(wave)
+        with self.joblib.Parallel(batch_size=1) as parallel:  # or each wave starts its own actors
+            while wave := list(islice(jobs, size)):
+                yield from parallel(wave)
 
     def lost(self, error: BaseException) -> bool:
         """Whether ``error`` says that a worker died, rather than that something is wrong."""
