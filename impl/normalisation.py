@@ -10,20 +10,25 @@ from impl.linear import size
 from impl.module import Module, check_device, check_dtype
 
 
-def channel_sum(array: np.ndarray) -> np.ndarray:
-    """Sum (N, C, *) over everything but C, in float64: (C,).
-
-    Torch sums float32 statistics in double, and a plain sum down the batch would lose digits.
-    """
-    if array.ndim > 2:
-        array = array.reshape(*array.shape[:2], -1) if array.size else array
-        array = array.sum(axis=tuple(range(2, array.ndim)), dtype=np.float64)
-    return array.sum(axis=0, dtype=np.float64)
-
-
 def row_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the scalar product of each row of a (C, M) with that of b: (C,)."""
     return np.matmul(a[:, None, :], b[:, :, None])[:, 0, 0]
+
+
+def wide_rows(part: np.ndarray) -> np.ndarray:
+    """Return (N, C, *) as rows (C, N·*), a new array in float64.
+
+    Torch too sums float32 statistics in double: the squares of values from 1e20 or below 1e-23
+    need its range, and a plain sum down the batch would lose digits.
+    """
+    wide = part.swapaxes(0, 1).astype(np.float64, order="C")
+    return wide.reshape(len(wide), math.prod(wide.shape[1:]))
+
+
+def put_rows(rows: np.ndarray, out: np.ndarray) -> None:
+    """Write what `wide_rows` made of an array of out's shape."""
+    turned = out.swapaxes(0, 1)
+    turned[...] = rows.reshape(turned.shape)
 
 
 class _BatchNorm(Module):
@@ -105,28 +110,6 @@ class _BatchNorm(Module):
         """Shape (C,) for broadcasting against x (N, C, *), in x's dtype."""
         return channels.astype(x.dtype, copy=False).reshape(-1, *[1] * (x.ndim - 2))
 
-    @staticmethod
-    def _parts(x: np.ndarray):
-        return blocks(len(x), math.prod(x.shape[1:]))
-
-    def _statistics(self, x):
-        """Return mean and biased variance (C,) in float64."""
-        count = max(self._count(x), 1)
-        mean, variance = np.empty(x.shape[1]), np.empty(x.shape[1])
-        # In float64: the squares of float32 values from 1e20 or below 1e-23 need its range.
-        for channels, part in self._channel_parts(x):
-            values = part.astype(np.float64, order="C").reshape(len(part), -1)
-            mean[channels] = near = values.sum(axis=1) / count
-            values -= near[:, None]
-            variance[channels] = row_products(values, values) / count
-        return mean, variance
-
-    @staticmethod
-    def _channel_parts(*arrays):
-        """Yield a slice of the channels and, channels first, each array's part of them."""
-        for channels in blocks(arrays[0].shape[1], arrays[0].size // max(arrays[0].shape[1], 1)):
-            yield channels, *(array[:, channels].swapaxes(0, 1) for array in arrays)
-
     def _track(self, mean, variance, count: int) -> None:
         buffers = self._buffers
         if "num_batches_tracked" in buffers:
@@ -144,18 +127,49 @@ class _BatchNorm(Module):
     def forward(self, input):
         """Return y in x's shape."""
         x = self._check(input)
-        batch = self._uses_batch()
         # inf in the input makes NaN, as in torch.
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            if batch:
-                mean, variance = self._statistics(x)
-                if self.training and "running_mean" in self._buffers:
-                    self._track(mean, variance, self._count(x))
-            else:
-                mean, variance = self._buffers["running_mean"], self._buffers["running_var"]
-            scale = 1 / np.sqrt(variance.astype(np.float64) + self.eps)
-            self._cache = x, np.array(mean), scale, batch
+            if self._uses_batch():
+                return self._standardise(x)
+            mean, variance = self._buffers["running_mean"], self._buffers["running_var"]
+            scale = self._scale(variance.astype(np.float64), self._count(x))
+            self._cache = x, np.array(mean), scale, False
             return self._affine(x, mean, scale)
+
+    @staticmethod
+    def _channels(x):
+        """Yield slices of the channels, of about a block of elements each."""
+        return blocks(x.shape[1], x.size // max(x.shape[1], 1))
+
+    def _standardise(self, x):
+        """Return y by the batch's own statistics, a few channels at a time, and track them."""
+        count = self._count(x)
+        mean, variance, scale = (np.empty(x.shape[1]) for _ in range(3))
+        weight, bias = self._params.get("weight"), self._params.get("bias")
+        y = np.empty(x.shape, x.dtype)
+        for part in self._channels(x):
+            values = wide_rows(x[:, part])
+            mean[part], variance[part] = self._centre(values)
+            scale[part] = self._scale(variance[part], count)
+            values *= (scale[part] if weight is None else scale[part] * weight[part])[:, None]
+            if bias is not None:
+                values += bias[part, None]
+            put_rows(values, y[:, part])
+        if self.training and "running_mean" in self._buffers:
+            self._track(mean, variance, count)
+        self._cache = x, mean, scale, True
+        return y
+
+    def _centre(self, values):
+        """Subtract each row's mean from it; return the means and the biased variances."""
+        count = max(values.shape[1], 1)
+        mean = np.add.reduce(values, axis=1)
+        mean /= count
+        values -= mean[:, None]
+        return mean, row_products(values, values) / count
+
+    def _scale(self, variance, count):
+        return 1 / np.sqrt(variance + self.eps)
 
     def _affine(self, x, mean, scale):
         """Return (x - mean) · scale · weight + bias."""
@@ -163,7 +177,7 @@ class _BatchNorm(Module):
         scale = self._wide(scale * self._params.get("weight", 1), x)
         shift = None if bias is None else self._wide(bias, x)
         y = np.empty(x.shape, x.dtype)
-        for part in self._parts(x):
+        for part in blocks(len(x), math.prod(x.shape[1:])):
             out = np.subtract(x[part], mean, out=y[part])
             out *= scale
             if shift is not None:
@@ -174,38 +188,28 @@ class _BatchNorm(Module):
         """Return the gradient in x's shape; add to grads["weight"] and grads["bias"]."""
         x, mean, scale, batch = self._recall()
         grad = self._upstream(grad_output, x.shape, x.dtype)
+        count, weight = max(self._count(x), 1), self._params.get("weight", 1)
+        gain = scale * weight
+        total, along = np.empty(x.shape[1]), np.empty(x.shape[1])  # Σ g and Σ g x̂
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            total, along = self._totals(x, grad, mean, scale)
-            weight = self._params.get("weight", 1)
+            dx = np.empty(x.shape, x.dtype) if batch else grad * self._wide(gain, x)
+            for part in self._channels(x):
+                values, upstream = wide_rows(x[:, part]), wide_rows(grad[:, part])
+                values -= mean[part, None]
+                total[part] = np.add.reduce(upstream, axis=1)
+                along[part] = row_products(values, upstream) * scale[part]
+                if batch:
+                    # Mean and variance depend on x too: dx = γ/σ (g - mean(g) - x̂ mean(g x̂)).
+                    values *= (along[part] * scale[part] / count)[:, None]
+                    upstream -= values
+                    upstream -= (total[part] / count)[:, None]
+                    upstream *= gain[part, None]
+                    put_rows(upstream, dx[:, part])
             if "weight" in self._params:
                 self._accumulate("weight", along.astype(x.dtype))
             if "bias" in self._params:
                 self._accumulate("bias", total.astype(x.dtype))
-            if not batch:
-                return grad * self._wide(scale * weight, x)
-            # Mean and variance depend on x too: dx = γ/σ (g - mean(g) - x̂ mean(g x̂)).
-            count = max(self._count(x), 1)
-            mean, total = self._wide(mean, x), self._wide(total / count, x)
-            along, scale = self._wide(along / count * scale, x), self._wide(scale * weight, x)
-            dx = np.empty(x.shape, x.dtype)
-            for part in self._parts(x):
-                out = np.subtract(mean, x[part], out=dx[part])
-                out *= along
-                out -= total
-                out += grad[part]
-                out *= scale
-            return dx
-
-    def _totals(self, x, grad, mean, scale):
-        """Return Σ g and Σ g x̂ (C,) in float64, over everything but the channels."""
-        total, along = np.empty(x.shape[1]), np.empty(x.shape[1])
-        for channels, part, upstream in self._channel_parts(x, grad):
-            values = part.astype(np.float64, order="C").reshape(len(part), -1)
-            values -= mean[channels, None]
-            upstream = upstream.astype(np.float64, order="C").reshape(len(part), -1)
-            total[channels] = upstream.sum(axis=1)
-            along[channels] = row_products(values, upstream)
-        return total, along * scale
+        return dx
 
     def extra_repr(self) -> str:
         """Return the arguments."""

@@ -4,7 +4,17 @@ import numpy as np
 
 from impl.linear import size
 from impl.module import Module, check_device, check_dtype
-from impl.normalisation import channel_sum
+
+
+def channel_sum(array: np.ndarray) -> np.ndarray:
+    """Sum (N, C, *) over everything but C, in float64: (C,).
+
+    A plain sum down the batch would lose digits in float32.
+    """
+    if array.ndim > 2:
+        array = array.reshape(*array.shape[:2], -1) if array.size else array
+        array = array.sum(axis=tuple(range(2, array.ndim)), dtype=np.float64)
+    return array.sum(axis=0, dtype=np.float64)
 
 
 class ChannelwiseScaling(Module):
