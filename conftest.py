@@ -2,8 +2,11 @@
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
+
+import pytest
 
 SRC = str(Path(__file__).parent / "src")
 
@@ -36,3 +39,11 @@ if importlib.util.find_spec("hypothesis"):
     settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
     settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.fixture
+def ctrl_c():
+    """SIGINT is heeded: a run that a script put into the background ignores it, children too."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)

@@ -165,6 +165,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_parent_leaves_no_child(number, tmp_path):
     path = os.pathsep.join(p for p in sys.path if p)
@@ -182,6 +183,7 @@ def test_an_interrupted_parent_leaves_no_child(number, tmp_path):
     assert waited(lambda: gone(child))
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_the_midst_of_a_fork_is_not_forgotten(monkeypatch):
     fork, children = os.fork, []
 
