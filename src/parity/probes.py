@@ -170,14 +170,14 @@ def _saturates(pair: Pair) -> bool:
 
 
 def _other_sizes(pair: Pair) -> list[tuple[Shapes, Shapes]]:
-    """Return image sizes that the user did not ask for: odd against even, wide against high.
+    """Return sizes beyond (N, C) that the user did not ask for: odd against even, wide against high.
 
     Beside each stands one that divides as the user's own does, for layers that want that.
     """
     if not batched(pair) or any(not spec.free for spec in pair.specs) or len(pair.specs) > 1:
         return []
     shape = pair.specs[0].shape
-    if len(shape) < 4:
+    if len(shape) < 3:
         return []
     batch, channels, *space = shape
     small = [min(n, 16) for n in space]
@@ -187,7 +187,7 @@ def _other_sizes(pair: Pair) -> list[tuple[Shapes, Shapes]]:
     wide, high = (*space[:-1], 2 * space[-1]), (2 * space[0], *space[1:])
     return [
         (((few, channels, *size),), ((few, channels, *instead),))
-        for size, instead in ((first, wide), (second, high))
+        for size, instead in ((first, wide), (second, high))[: len(space)]
         if size != tuple(space)
     ]
 

@@ -89,6 +89,8 @@ def ignored_parameters(pair: Pair) -> Iterator[Hypothesis]:
 @hypotheses
 def rearranged_parameters(pair: Pair) -> Iterator[Hypothesis]:
     """A weight that is transposed, or a kernel that is flipped."""
+    spread = "Transpose" in type(pair.reference.original).__name__
+    why = "" if spread else ": torch's is a cross-correlation"
     for name, array in pair.reference.params.items():
         if array.ndim == 2 and array.shape[0] == array.shape[1]:
             yield Hypothesis(
@@ -107,7 +109,7 @@ def rearranged_parameters(pair: Pair) -> Iterator[Hypothesis]:
 
             yield Hypothesis(
                 "kernel_flipped",
-                f"it convolves with the kernel flipped{which}: torch's is a cross-correlation",
+                f"it computes with the kernel flipped{which}{why}",
                 _renamed(name, flip, flip),
             )
         for first, second in combinations(range(array.ndim), 2):
@@ -271,6 +273,35 @@ def _input_changes(ndim: int) -> Iterator[tuple[str, str, Change, Change | None]
         yield "memory_order", f"{text}, then {how}", partial(_rewritten, order=order), partial(
             _reread, order=order
         )  # fmt: skip
+
+
+@late_hypotheses
+def changed_output(pair: Pair) -> Iterator[Hypothesis]:
+    """A flattened output that runs through the input's axes in another order."""
+    if not pair.reference.lone or len(pair.specs) != 1 or not 2 < len(pair.specs[0].shape) <= 4:
+        return
+    axes = range(1, len(pair.specs[0].shape))
+    for order in permutations(axes):
+        if order != tuple(axes):
+            text = f"the output runs through the input's axes in the order {(0, *order)}"
+            yield Hypothesis("memory_order", text, partial(_reordered, (0, *order)))
+
+
+def _reordered(order: tuple[int, ...], trial: Trial) -> Quantities | None:
+    out = trial.theirs.get("forward")
+    if out is None or out.size != trial.x.size or out.ndim >= trial.x.ndim:
+        return None
+    shape, back = trial.x.shape, tuple(int(i) for i in np.argsort(order))
+
+    def led(array: Array) -> Array:
+        return array.reshape(shape).transpose(order).reshape(array.shape)
+
+    def undone(array: Array) -> Array:
+        turned = array.reshape(tuple(shape[i] for i in order))
+        return np.ascontiguousarray(turned.transpose(back)).reshape(array.shape)
+
+    found = trial.run(upstream=tuple(None if g is None else undone(g) for g in trial.draw.upstream))
+    return found and {**found, "forward": led(out)}
 
 
 def _first(array: Array) -> Array:

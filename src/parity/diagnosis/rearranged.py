@@ -157,6 +157,14 @@ def another(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
         )
     if name == "forward":
         yield Reading("input_returned", "{q} is the input unchanged", lambda t, q: t.x)
+    rates = set(trials[0].pair.reference.dropouts)
+    if name == "grad_input0" and len(rates) == 1 and trials[0].pair.reference.lone:
+        yield Reading(
+            "mask_drawn_again",
+            "{q} is scaled and dropped as it should be, but by another mask than the output: "
+            "backward draws again",
+            partial(_dropped, 1 / (1 - rates.pop())),
+        )
     if name.startswith("buffer_"):
         buffer = name.removeprefix("buffer_")
         yield Reading(
@@ -164,6 +172,14 @@ def another(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
             "{q} is not updated: it keeps its old value",
             lambda t, q: t.draw.buffers.get(buffer),
         )
+
+
+def _dropped(scale: float, trial: Trial, name: str) -> Array | None:
+    """The upstream gradient dropped where mine is zero, which says which mask was taken."""
+    own, g = trial.get(name), trial.upstream
+    if own is None or g is None or not trial.draw.training or own.shape != g.shape:
+        return trial.theirs.get(name)
+    return np.where(own == 0, 0.0, g * scale)
 
 
 @readings

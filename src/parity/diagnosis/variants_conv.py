@@ -156,3 +156,26 @@ def _conv_overwrites(layer: Any) -> nn.Module:
         )
 
     return Lambda(layer, forward)
+
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@variant(TRANSPOSED, "output_padding_in_front", "output_padding stands in front, torch's behind")
+def _in_front(layer: Any) -> nn.Module:
+    if not any(layer.output_padding):
+        raise ValueError("there is no output_padding")
+    spread = getattr(functional, f"conv_transpose{len(layer.kernel_size)}d")
+
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = layer_of(m, x)
+        size = layer(x).shape
+        for axis, (p, o) in enumerate(zip(layer.padding, layer.output_padding, strict=True), 2):
+            y = y.narrow(axis, p - o, size[axis])  # a start in front of the output is refused
+        return y
+
+    def layer_of(m: Any, x: torch.Tensor) -> torch.Tensor:
+        bias = getattr(m, "bias", None)
+        return spread(x, m.weight, bias, layer.stride, 0, 0, layer.groups, layer.dilation)
+
+    return Lambda(layer, forward)

@@ -1,7 +1,9 @@
-"""Losses whose gradient or weight has one term too few or too many."""
+"""Losses with one term too few or too many, or a constant in the wrong place."""
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import torch
@@ -41,3 +43,117 @@ def _weighs_both(layer: Any) -> nn.Module:
 @variant(nn.NLLLoss, "logarithm_added", "it takes the logarithm of what are logarithms already")
 def _log_of_log(layer: Any) -> nn.Module:
     return Lambda(layer, lambda m, x, y: layer(x.log(), y))
+
+
+@variant(
+    (nn.CrossEntropyLoss, nn.NLLLoss),
+    "mean_divides_by_count",
+    "the mean divides by the number of labels that are not ignored, torch by their weights",
+)
+def _by_kept(layer: Any) -> nn.Module:
+    if layer.weight is None or layer.reduction != "mean":
+        raise ValueError("without weights the number is right")
+    inner = copy.copy(layer)
+    inner.reduction = "sum"
+    return Lambda(layer, lambda m, x, y: inner(x, y) / (y != layer.ignore_index).sum())
+
+
+EPSILONS = (1e-7, 1e-8, 1e-12, 1e-15, 1e-10, 1e-16, 1e-6, 1e-5, 1e-9)
+
+
+def _cross_entropy(layer: Any, p: torch.Tensor, q: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of y by log p and log q, weighed and reduced as ``layer`` does."""
+    each = -(y * p.log() + (1 - y) * q.log())
+    each = each if layer.weight is None else each * layer.weight
+    return each if layer.reduction == "none" else getattr(each, layer.reduction)()
+
+
+def _guarded(eps: float) -> None:
+    """Register the two usual guards of the logarithm that torch does not use."""
+
+    @variant(
+        nn.BCELoss,
+        "epsilon_in_logarithm",
+        f"it takes log(p + {eps:g}); torch takes log p, and no less than -100",
+    )
+    def _added(layer: Any) -> nn.Module:
+        return Lambda(layer, lambda m, p, y: _cross_entropy(layer, p + eps, 1 - p + eps, y))
+
+    @variant(
+        nn.BCELoss,
+        "probabilities_clipped",
+        f"it clips p to [{eps:g}, 1 - {eps:g}]; torch's log p is no less than -100",
+    )
+    def _clipped(layer: Any) -> nn.Module:
+        def forward(m: Any, p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            p = p.clamp(eps, 1 - eps)
+            return _cross_entropy(layer, p, 1 - p, y)
+
+        return Lambda(layer, forward)
+
+
+for _eps in EPSILONS:
+    _guarded(_eps)
+
+
+def _pieces(layer: Any, inner: Any, outer: Any) -> nn.Module:
+    """A loss of |x - y| by ``inner`` below the threshold and ``outer`` beyond, then reduced."""
+    threshold = layer.beta if isinstance(layer, nn.SmoothL1Loss) else layer.delta
+
+    def forward(m: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        off = (x - y).abs()
+        each = torch.where(off < threshold, inner(off, threshold), outer(off, threshold))
+        return each if layer.reduction == "none" else getattr(each, layer.reduction)()
+
+    return Lambda(layer, forward)
+
+
+@variant(nn.SmoothL1Loss, "beta_not_divided", "the quadratic part is not divided by beta")
+def _no_beta(layer: Any) -> nn.Module:
+    return _pieces(layer, lambda d, b: 0.5 * d * d, lambda d, b: d - 0.5 * b)
+
+
+@variant(nn.SmoothL1Loss, "half_missing", "the quadratic part lacks its factor ½")
+def _no_half(layer: Any) -> nn.Module:
+    return _pieces(layer, lambda d, b: d * d / b, lambda d, b: d - 0.5 * b)
+
+
+@variant(nn.SmoothL1Loss, "offset_missing", "the linear part is |x - y| without its offset")
+def _no_offset(layer: Any) -> nn.Module:
+    return _pieces(layer, lambda d, b: 0.5 * d * d / b, lambda d, b: d)
+
+
+@variant(nn.HuberLoss, "delta_not_multiplied", "the linear part is not multiplied by delta")
+def _no_delta(layer: Any) -> nn.Module:
+    return _pieces(layer, lambda d, b: 0.5 * d * d, lambda d, b: d - 0.5 * b)
+
+
+@variant(nn.HuberLoss, "half_missing", "the quadratic part lacks its factor ½")
+def _no_half_either(layer: Any) -> nn.Module:
+    return _pieces(layer, lambda d, b: d * d, lambda d, b: b * (d - 0.5 * b))
+
+
+@variant(nn.GaussianNLLLoss, "half_missing", "the logarithm of the variance lacks its factor ½")
+def _log_variance(layer: Any) -> nn.Module:
+    return _gaussian(layer, lambda off, v: v.log() + 0.5 * off * off / v)
+
+
+@variant(nn.GaussianNLLLoss, "half_missing", "the squared error lacks its factor ½")
+def _squared_error(layer: Any) -> nn.Module:
+    return _gaussian(layer, lambda off, v: 0.5 * v.log() + off * off / v)
+
+
+@variant(nn.GaussianNLLLoss, "deviation_for_variance", "it takes the variance for a deviation")
+def _deviation(layer: Any) -> nn.Module:
+    return _gaussian(layer, lambda off, v: v.log() + 0.5 * (off / v) ** 2)
+
+
+def _gaussian(layer: Any, value: Any) -> nn.Module:
+    def forward(m: Any, x: torch.Tensor, y: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        # the floor is torch's, and no gradient sees it
+        floored = v + (v.detach().clamp(min=layer.eps) - v.detach())
+        each = value(x - y, floored)
+        each = each + 0.5 * math.log(2 * math.pi) if layer.full else each
+        return each if layer.reduction == "none" else getattr(each, layer.reduction)()
+
+    return Lambda(layer, forward)
