@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,8 @@ from parity.adapters.functional import Functions, FunctionSubject, functions
 from parity.adapters.recognise import recognise, unknown
 from parity.casting import arrays_of
 from parity.findings import UsageError
-from parity.options import Options, nearest
-from parity.outcomes import Array
-from parity.subjects import NameMap, Subject
+from parity.options import Options
+from parity.subjects import Subject
 
 
 def is_torch_module(item: Any) -> bool:
@@ -113,58 +112,3 @@ def _refuse_hoarders(first: Any, second: Any, name: str) -> None:
             f"the factory {name} returned {what} twice; it must make a new one at every call: "
             f"lambda: {type(first).__name__}(…)"
         )
-
-
-def fitting(
-    weights: Mapping[str, Any], fixed: Mapping[str, Array], theirs: Mapping[str, Array]
-) -> None:
-    """Raise UsageError where ``weights`` names or shapes what the reference does not have."""
-    for mine, value in weights.items():
-        name = mine if mine in fixed else value if isinstance(value, str) else value[0]
-        if name not in theirs:
-            have = ", ".join(theirs) or "none"
-            raise UsageError(
-                f"weights names {name!r}{nearest(name, theirs)}; the reference has: {have}"
-            )
-        shape = theirs[name].shape
-        if mine in fixed and fixed[mine].shape != shape:
-            raise UsageError(
-                f"weights[{mine!r}] has shape {fixed[mine].shape}; the reference's has {shape}"
-            )
-        if mine in fixed and not np.isfinite(fixed[mine]).all():
-            raise UsageError(
-                f"weights[{mine!r}] holds NaN or infinity, which would hide every difference"
-            )
-        axes = None if isinstance(value, str) or mine in fixed else value[1]
-        if axes is not None and sorted(axes) != list(range(len(shape))):
-            raise UsageError(
-                f"weights[{mine!r}] has the axis order {tuple(axes)}; {name!r} has shape {shape}, "
-                f"so it must be an order of {tuple(range(len(shape)))}"
-            )
-
-
-def name_map(subject: Subject, weights: Mapping[str, Any]) -> tuple[NameMap, dict[str, Array]]:
-    """Return (names and axis orders, fixed arrays) of a ``weights`` mapping.
-
-    A value may be torch's name, (torch's name, axis order), or an array for torch's name.
-    Raises UsageError for anything else.
-    """
-    names: dict[str, str] = {}
-    axes: dict[str, tuple[int, ...]] = {}
-    fixed: dict[str, Array] = {}
-    names |= getattr(subject, "renamed", {})
-    for mine, value in weights.items():
-        if isinstance(value, str):
-            names[mine] = value
-        elif isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
-            names[mine] = value[0]
-            axes[value[0]] = tuple(int(axis) for axis in value[1])
-        elif hasattr(value, "__array__") or isinstance(value, (list, float, int)):
-            value = value.detach().cpu() if hasattr(value, "detach") else value
-            fixed[mine] = np.array(value, dtype=np.float64)
-        else:
-            raise UsageError(
-                f"weights[{mine!r}] is {value!r}; it must be torch's name, a pair (torch's name, "
-                "axis order) such as ('weight', (1, 0)), or an array"
-            )
-    return NameMap(names, axes), fixed

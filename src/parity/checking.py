@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from parity.adapting import adapt, fitting, name_map
+from parity.adapting import adapt
 from parity.findings import Report, UsageError
+from parity.names import fitting, name_map
 from parity.options import Options, make_options
 from parity.specs import Spec, as_spec
 

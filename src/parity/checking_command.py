@@ -16,7 +16,7 @@ LISTS = {
     "--args": "constructor arguments of both sides: 3 8 kernel_size=3",
     "--mine-args": "arguments of the hand-written side alone",
     "--torch-args": "arguments of the torch side alone",
-    "--weights": "names that differ: mine=theirs, or mine=theirs:1,0 with an axis order",
+    "--weights": "names that differ: mine=theirs, W=weight:1,0, U=weight_hh_l0:blocks,1,0,2",
     "--dtypes": "precisions: float64 float32",
     "--modes": "modes: train eval",
     "--rungs": "rungs: exact float64 float32 probes promises",

@@ -151,30 +151,38 @@ def _array(path: Path) -> Any:
 
 
 def name_map(texts: Iterable[str]) -> dict[str, Any]:
-    """Return the ``weights`` mapping of ``W=weight`` and ``W=weight:1,0`` (with an axis order).
+    """Return the ``weights`` mapping of ``W=weight``, with what turns torch's array after a colon.
 
-    Raises UsageError for anything else.
+    ``W=weight:1,0`` is an axis order, ``W=weight:blocks,0,1,3,2`` blocks of the first axis; both
+    may stand. Raises UsageError for anything else.
     """
     found: dict[str, Any] = {}
     for text in texts:
         mine, equals, value = text.partition("=")
-        theirs, colon, axes = value.partition(":")
+        theirs, *turns = value.split(":")
         if not (mine and equals and theirs):
             raise UsageError(
                 f"--weights got {text!r}; write mine=theirs, or mine=theirs:1,0 with an axis order"
             )
-        found[mine] = theirs
-        if colon:
-            try:
-                order = tuple(int(axis) for axis in axes.strip(",").split(","))
-            except ValueError:
-                order = ()
-            if sorted(order) != list(range(len(order))) or not order:
-                raise UsageError(
-                    f"--weights got the axis order {axes!r} in {text!r}; write 1,0 or 2,3,1,0"
-                )
-            found[mine] = (theirs, order)
+        found[mine] = (theirs, *(_turn(turn, text) for turn in turns)) if turns else theirs
     return found
+
+
+def _turn(turn: str, text: str) -> tuple[Any, ...]:
+    """Return ``1,0`` as an axis order, ``blocks,1,0,2`` as an order of blocks."""
+    head, _, rest = turn.partition(",")
+    blocks = head.strip() == "blocks"
+    try:
+        order = tuple(int(place) for place in (rest if blocks else turn).strip(",").split(","))
+    except ValueError:
+        order = ()
+    if sorted(order) != list(range(len(order))) or not order:
+        what = "order of blocks" if blocks else "axis order"
+        raise UsageError(
+            f"--weights got the {what} {turn!r} in {text!r}; write 1,0 or 2,3,1,0, or "
+            "blocks,0,1,3,2 for the blocks of the first axis"
+        )
+    return ("blocks", *order) if blocks else order
 
 
 def words(texts: Iterable[str]) -> list[str]:

@@ -57,6 +57,9 @@ class _Script:
             )
         self.floating = [i for i, a in enumerate(draw.inputs) if a.dtype.kind == "f"]
         self.several = len(draw.upstream) > 1
+        held = getattr(self.runner, "returned", None)
+        nested = isinstance(held, tuple) and any(isinstance(item, (tuple, list)) for item in held)
+        self.nested = self.several and (nested or self.torch_mine)
 
     def _partners(self) -> dict[str, tuple[str, Any]]:
         """Return torch's name → (the attribute or argument, how it is laid out)."""
@@ -91,6 +94,9 @@ class _Script:
         inputs = self._inputs()
         if len(found) + len(inputs) + len(rest) > MOST_LINES:
             inputs = ["; ".join(inputs)]
+        spare = MOST_LINES - len(found) - len(inputs)
+        if len(rest) > spare:  # the closing print stays alone
+            rest = [*rest[: spare - 2], "; ".join(rest[spare - 2 : -1]), rest[-1]]
         return [*found, *inputs, *rest]
 
     # ---- the two sides ---------------------------------------------------------------------------
@@ -169,10 +175,10 @@ class _Script:
             return found + self._laid_out()
         mapping = {n: names.mine(n) for n in [*params, *buffers] if names.mine(n) != n}
         key = f"{mapping!r}.get(name, name)" if mapping else "name"
-        turn = ""
+        turn = self._blocks("len(tensor)")
         if names.axes:
             axes = {n: tuple(a) for n, a in names.axes.items()}
-            turn = f".transpose({axes!r}.get(name, range(tensor.ndim)))"
+            turn += f".transpose({axes!r}.get(name, range(tensor.ndim)))"
         store = f"(mine.params if {key} in mine.params else mine.buffers)"
         store = store if buffers else "mine.params"
         place = "[...]" if self._writable() else ""
@@ -194,7 +200,8 @@ class _Script:
                 row = (name, own, inner, layout.axes or tuple(range(len(inner))), layout.mine)
             rows.append(row)
         names = "name, own, inner, axes, shape"
-        value = "theirs.state_dict()[name].numpy().reshape(inner).transpose(axes).reshape(shape)"
+        value = "theirs.state_dict()[name].numpy()" + self._blocks("len(theirs.state_dict()[name])")
+        value += ".reshape(inner).transpose(axes).reshape(shape)"
         if self.functions:
             return [f"weights = {{own: {value}.copy() for {names} in {rows!r}}}"]
         holder, leaf = "mine", "own"
@@ -202,6 +209,14 @@ class _Script:
             holder = "__import__('functools').reduce(getattr, own.split('.')[:-1], mine)"
             leaf = "own.split('.')[-1]"
         return [f"for {names} in {rows!r}:", f"    setattr({holder}, {leaf}, {value}.copy())"]
+
+    def _blocks(self, length: str) -> str:
+        """The index that puts the blocks of torch's array ``name`` in the layer's own order."""
+        orders = {name: list(order) for name, order in self.pair.names.blocks.items()}
+        if not orders:
+            return ""
+        order = f"{orders!r}.get(name, [0])"
+        return f"[np.arange({length}).reshape(len(o := {order}), -1)[o].ravel()]"
 
     def _writable(self) -> bool:
         """Whether the layer's own arrays can take the numbers, in the precision that is asked."""
@@ -265,13 +280,15 @@ class _Script:
             found.append("y, *cache = result if isinstance(result, tuple) else (result,)")
         else:
             found = [f"y, z = {call}({xs}), theirs({ts})"]
+            if self.nested:
+                found = [
+                    "flat = lambda v: [v] if hasattr(v, 'shape') else sum(map(flat, v), [])",
+                    f"y, z = flat({call}({xs})), flat(theirs({ts}))",
+                ]
         if not any(g is not None for g in self.draw.upstream) or not self._has_backward():
             return found
         if self.several:
-            found.append("g = [rng.standard_normal(each.shape) for each in z]")
-            found.append("torch.autograd.backward(z, [torch.tensor(e).to(z[0]) for e in g])")
-            found.append(f"dx = {self._back('*g', '*g')}")
-            return found
+            return found + self._several()
         start = "g = np.ones(z.shape)" if not self.pair.upstream_taken else (
             "g = np.asarray(rng.standard_normal(z.shape), dtype=str(z.dtype)[6:])"
         )  # fmt: skip
@@ -279,6 +296,19 @@ class _Script:
         found.append(f"{start}; z.backward(torch.tensor(g).to(z))")
         found.append(f"dx = {self._back(upstream, 'torch.tensor(g).to(y)')}")
         return found
+
+    def _several(self) -> list[str]:
+        """Lines for several outputs, nested ones too: laid flat, and nested for backward again."""
+        found = ["g = [rng.standard_normal(each.shape) for each in z]"]
+        given = "torch.autograd.backward({0}, [torch.tensor(e).to({0}[0]) for e in g])"
+        found.append(given.format("z"))
+        if self.torch_mine:
+            return [*found, given.format("y")]
+        texts = tuple(f"g[{i}]" for i in range(len(self.draw.upstream)))
+        if self.nested:
+            parts = self.runner.handed(self.runner.layer.backward, texts)
+            return [*found, f"dx = {self._back(', '.join(map(_spelled, parts)), '')}"]
+        return [*found, f"dx = {self._back('*g', '*g')}"]
 
     def _has_backward(self) -> bool:
         return not (self.functions and self.functions.backward is None)
@@ -326,8 +356,7 @@ class _Script:
         if self.torch_mine:
             return get.format(own).replace("theirs.", "mine.")
         if theirs not in self.partners:
-            text, axes = f"mine.{store}[{own!r}]", self.pair.names.axes.get(theirs)
-            return text if axes is None else f"{text}.transpose({_back(axes)})"
+            return self._unturned(f"mine.{store}[{own!r}]", theirs)
         own, layout = self.partners[theirs]
         if self.functions:
             names = [name for name, _ in self.partners.values()]
@@ -341,11 +370,27 @@ class _Script:
             place = ".".join(["mine", *heads])
             text = next((f"{place}.{n}" for n in held if hasattr(holder, n)), "")
         if not text or layout is None:
-            return text or None
+            return self._unturned(text, theirs) if text else None
         inner = layout.folded or layout.theirs
         axes = layout.axes or tuple(range(len(inner)))
         turned = tuple(inner[axis] for axis in axes)
-        return f"{text}.reshape({turned}).transpose({_back(axes)}).reshape({layout.theirs})"
+        text = f"{text}.reshape({turned}).transpose({_back(axes)}).reshape({layout.theirs})"
+        return text + self._unblocked(theirs)
+
+    def _unturned(self, text: str, theirs: str) -> str:
+        axes = self.pair.names.axes.get(theirs)
+        return (
+            text + ("" if axes is None else f".transpose({_back(axes)})") + self._unblocked(theirs)
+        )
+
+    def _unblocked(self, theirs: str) -> str:
+        """The index that puts the blocks of the layer's array in torch's order again."""
+        order = self.pair.names.blocks.get(theirs)
+        if order is None:
+            return ""
+        length = len(self.pair.reference.params[theirs])
+        back = list(_back(order))
+        return f"[np.arange({length}).reshape({len(back)}, -1)[{back}].ravel()]"
 
     def _promise(self, name: str, words: str) -> str:
         if name == "dtype":
@@ -366,6 +411,12 @@ class _Script:
         return (
             f"print({words + ': a second forward is off by'!r}, np.abs(mine.forward(x0) - y).max())"
         )
+
+
+def _spelled(part: Any) -> str:
+    if isinstance(part, tuple):
+        return f"({', '.join(map(_spelled, part))}{',' if len(part) == 1 else ''})"
+    return str(part)
 
 
 def _back(axes: Any) -> tuple[int, ...]:

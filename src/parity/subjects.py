@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,8 @@ from parity.casting import cast_copy, cast_made, plain_mapping, walk
 from parity.draws import Draw
 from parity.findings import UsageError
 from parity.guarding import end_copy
+from parity.names import NameMap as NameMap
+from parity.nesting import arranged, leaves
 from parity.outcomes import Array, LayerError, Outcome, forward_names
 
 
@@ -55,41 +57,6 @@ class Runner(Protocol):
         """Return the keep masks of the dropout layers of the last forward, in order."""
 
 
-@dataclass(frozen=True)
-class NameMap:
-    """Names and axis orders that differ between the two sides, declared by the user.
-
-    ``names`` maps a hand-written name to torch's; ``axes`` maps torch's name to the axis order
-    that turns torch's array into the hand-written one (``(1, 0)`` for a transposed Linear).
-    """
-
-    names: Mapping[str, str] = field(default_factory=dict)
-    axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-
-    def theirs(self, name: str) -> str:
-        """Return torch's name for a hand-written one."""
-        return self.names.get(name, name)
-
-    def mine(self, name: str) -> str:
-        """Return the hand-written name for one of torch's."""
-        for own, other in self.names.items():
-            if other == name:
-                return own
-        return name
-
-    def to_mine(self, name: str, array: Array) -> Array:
-        """Reorder torch's array ``name`` for the hand-written side."""
-        axes = self.axes.get(name)
-        return array if axes is None else np.ascontiguousarray(array.transpose(axes))
-
-    def to_theirs(self, name: str, array: Array) -> Array:
-        """Reorder a hand-written array for comparison under torch's ``name``."""
-        axes = self.axes.get(name)
-        if axes is None or array.ndim != len(axes):
-            return array
-        return array.transpose(np.argsort(axes))
-
-
 class Subject(Protocol):
     """The hand-written side as given: hands out runners, one fresh copy each."""
 
@@ -103,6 +70,7 @@ class PlainRunner:
     """An object that keeps the plain contract: params, grads, buffers, forward, backward."""
 
     accumulates = True  # gradients are added to until they are zeroed
+    returned: Any = None  # what forward returned last
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
@@ -172,11 +140,27 @@ class PlainRunner:
     def forward(self, *inputs: Array) -> Any:
         """See :class:`Runner`."""
         call = getattr(self.layer, "forward", self.layer)
-        return call(*inputs)
+        self.returned = call(*inputs)
+        return self.returned
 
     def backward(self, *upstream: Any) -> Any:
         """See :class:`Runner`; a loss whose backward takes nothing is given nothing."""
-        return self.layer.backward(*upstream[: _positional(self.layer.backward, len(upstream))])
+        return self.layer.backward(*self.handed(self.layer.backward, upstream))
+
+    def handed(self, backward: Callable[..., Any], upstream: tuple[Any, ...]) -> list[Any]:
+        """Return the arguments of ``backward``, nested as the outputs were.
+
+        Raises LayerError for one that takes some of the gradients only.
+        """
+        given = arranged(self.returned, upstream, _positional(backward, len(upstream) + 1))
+        takes = _positional(backward, len(given))
+        if 0 < takes < len(given):
+            raise LayerError(
+                f"takes {takes} of the {len(given)} gradients, one for each output; take them all, "
+                "or return from both sides' forward only what backward has a gradient for",
+                "backward",
+            )
+        return given[:takes]
 
     def takes_upstream(self) -> bool:
         """Whether backward takes an upstream gradient at all (some losses do not)."""
@@ -481,9 +465,7 @@ def guarded(phase: str, outcome: Outcome, call: Callable[..., Any], *arguments: 
     try:
         with quietly(outcome.remarks):
             return call(*arguments)
-    except UsageError:
-        raise
-    except KeyboardInterrupt:
+    except (UsageError, LayerError, KeyboardInterrupt):
         raise
     except BaseException as error:  # SystemExit, and pytest's own skip and fail
         raise LayerError(said(error), phase) from error
@@ -512,11 +494,10 @@ def cast(array: Array, dtype: str) -> Array:
 def as_arrays(value: Any, phase: str) -> tuple[Array, ...]:
     """Return outputs as a tuple of arrays.
 
-    Raises LayerError for anything that is not numeric arrays.
+    Nested tuples are walked, as torch's are. Raises LayerError for anything that is not numeric
+    arrays.
     """
-    if isinstance(value, (tuple, list)):
-        return tuple(as_array(item, phase) for item in value)
-    return (as_array(value, phase),)
+    return tuple(as_array(item, phase) for item in leaves(value))
 
 
 def as_array(value: Any, phase: str) -> Array:

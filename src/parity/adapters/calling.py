@@ -83,12 +83,14 @@ class Caller:
 
     def given(self, arguments: Sequence[Any]) -> list[Any]:
         """Return the arguments as the function wants them."""
-        if not self.tensors:
-            return list(arguments)
-        return [
-            tensor_like(np.asarray(a)) if isinstance(a, (np.ndarray, np.generic)) else a
-            for a in arguments
-        ]
+        return [_tensors(a) for a in arguments] if self.tensors else list(arguments)
+
+
+def _tensors(value: Any) -> Any:
+    """Return arrays of an argument as tensors, those of nested upstream gradients too."""
+    if type(value) is tuple:
+        return tuple(map(_tensors, value))
+    return tensor_like(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def _numbers(result: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from parity.adapters.calling import Caller, backward_style, takes_target
 from parity.adapters.layouts import Layout
 from parity.adapters.matching import match
-from parity.adapters.slots import Slot, array, is_tensor
+from parity.adapters.slots import Slot, array, is_tensor, torch_named
 from parity.draws import Draw
 from parity.outcomes import Array, LayerError
 from parity.subjects import NameMap, PlainRunner, PlainSubject
@@ -57,7 +57,7 @@ class FormRunner(PlainRunner):
     def accumulates(self) -> bool:  # type: ignore[override]
         """Asked where the names are torch's own; course layers overwrite, and that is fine."""
         plain = isinstance(getattr(self.layer, "grads", None), Mapping)
-        named = all(slot.hint in ("", slot.name.rpartition(".")[2]) for slot in self.slots)
+        named = all(torch_named(slot.name) for slot in self.slots)
         return plain and named and self.form.name == "dict form"
 
     # ---- names and numbers -------------------------------------------------------------------
@@ -169,6 +169,7 @@ class FormRunner(PlainRunner):
         self.subject.tensors = self._call.tensors
         if self.style == "with forward":
             result, self._delta = _loss_and_delta(result, self.form.forward)
+        self.returned = result
         return result
 
     def backward(self, *upstream: Any) -> Any:
@@ -184,7 +185,7 @@ class FormRunner(PlainRunner):
             return self._call(call, *upstream, *self._inputs)
         if self.form.backward == "backward" and not self.takes_upstream():
             return self._call(call)
-        return self._call(call, *upstream)
+        return self._call(call, *self.handed(call, upstream))
 
 
 class FormSubject(PlainSubject):

@@ -16,6 +16,7 @@ from parity.adapters.returned import distribute
 from parity.adapters.slots import BUFFERS, array, hint_of
 from parity.draws import Draw
 from parity.findings import UsageError
+from parity.nesting import arranged, first
 from parity.outcomes import Array
 from parity.subjects import NameMap
 
@@ -93,6 +94,7 @@ class FunctionRunner:
         self._layouts: dict[str, Layout] = {}
         self._known: dict[str, Any] = {}
         self._cache: tuple[Any, ...] = ()
+        self._outputs: Any = None
         self._delta: Any = None
         self._state: dict[str, Any] = {}
         self._inputs: tuple[Array, ...] = ()
@@ -213,18 +215,19 @@ class FunctionRunner:
         self._known = {**arguments, **named}
         result = self._call(_with(self.pair.forward, named), *inputs, *numbers)
         self.subject.tensors = self._call.tensors
-        self._cache, self._delta = (), None
+        self._cache, self._delta, self._outputs = (), None, result
         if not isinstance(result, tuple) or len(result) < 2:
             return result
         if self.pair.backward is None:
             if len(result) == 2 and self._is_delta(result):
                 result, self._delta = result
             return result
-        wanted = self.subject.outputs or 1
+        wanted = first(result, self.subject.outputs or 1)
         if len(result) > wanted:
             self._cache = result[wanted:]
             result = result[:wanted]
-        return result[0] if len(result) == 1 else result
+        self._outputs = result[0] if len(result) == 1 else result
+        return self._outputs
 
     def _order(self) -> list[str]:
         own = [p.name for p in positional(self.pair.forward) or ()]
@@ -263,6 +266,7 @@ class FunctionRunner:
         names = [p.name for p in positional(backward) or ()]
         needed = required(backward)
         cache = self._cache[0] if len(self._cache) == 1 else self._cache
+        upstream = arranged(self._outputs, upstream, len(names) - bool(self._cache))
         if needed is None:
             return [*upstream, cache]
         if self._cache and len(names) == len(upstream) + 1:

@@ -7,7 +7,7 @@ from typing import Any
 
 from parity.adapters.calling import backward_style, required, takes_target
 from parity.adapters.forms import Form, FormSubject
-from parity.adapters.slots import Slot, hint_of, is_numbers, is_parameter
+from parity.adapters.slots import Slot, is_numbers, is_parameter, torch_named
 from parity.adapters.stores import current, dict_slots, plain_slots
 from parity.adapters.torch7 import FORM as TORCH7
 from parity.adapters.torch7 import Torch7Subject, listed, looks_like_torch7
@@ -92,7 +92,7 @@ def _slots_of(item: Any) -> tuple[str, Callable[[Any], list[Slot]]] | None:
     held = getattr(item, "params", None)
     if isinstance(held, Mapping) and held:
         _refuse_lists(item, held)
-        known = all(hint_of(str(n))[0] in ("", str(n).rpartition(".")[2]) for n in held)
+        known = all(torch_named(str(name)) for name in held)
         arrays = all(not is_parameter(value) and not _tensor(value) for value in held.values())
         grads = getattr(item, "grads", None)
         alike = isinstance(grads, Mapping) and all(key in held for key in grads)

@@ -14,9 +14,12 @@ from parity.outcomes import Array, LayerError
 # torch's name -> what courses and books call it, in lower case
 ALIASES: Mapping[str, frozenset[str]] = {
     "weight": frozenset(
-        "weight weights w kernel kernels filters filter gamma gammas scale".split()
+        "weight weights w kernel kernels filters filter gamma gammas scale "
+        "w_ih w_hh wih whh wx wh wxh w_x w_h recurrent_kernel".split()
     ),
-    "bias": frozenset("bias biases b beta betas shift offset".split()),
+    "bias": frozenset(
+        "bias biases b beta betas shift offset b_ih b_hh bih bhh bx bh b_x b_h".split()
+    ),
     "running_mean": frozenset(
         ("running_mean", "moving_mean", "run_mean", "running_mu", "moving_avg_mean")
     ),
@@ -33,6 +36,8 @@ LISTS = (
     ("get_params_list", ("get_grads_list",)),
 )
 _NUMBERED = re.compile(r"^(.*?)_?(\d+)$")
+# what torch itself calls the parameters of its recurrent layers and cells
+_RECURRENT = re.compile(r"^(weight|bias)_(?:ih|hh|hr)(?:_l(\d+)(?:_reverse)?)?$")
 
 
 @dataclass
@@ -115,12 +120,21 @@ def is_numbers(value: Any) -> bool:
 def hint_of(name: str) -> tuple[str, int]:
     """Return (torch's name, number) that ``name`` stands for: ``W2`` is ("weight", 2)."""
     leaf = name.rpartition(".")[2]
+    recurrent = _RECURRENT.match(leaf)
+    if recurrent:
+        return recurrent[1], int(recurrent[2] or 0)
     numbered = _NUMBERED.match(leaf)
     for text, group in ((leaf, 0), *([(numbered[1], int(numbered[2]))] if numbered else [])):
         for hint, names in ALIASES.items():
             if text.lower().rstrip("_") in names:
                 return hint, group
     return "", 0
+
+
+def torch_named(name: str) -> bool:
+    """Whether ``name`` is torch's own, or no habit's: nothing has to be translated."""
+    leaf = name.rpartition(".")[2]
+    return hint_of(name)[0] in ("", leaf) or _RECURRENT.match(leaf) is not None
 
 
 def grad_names(name: str) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from parity.adapters.slots import array
 from parity.findings import UsageError
+from parity.nesting import leaves
 from parity.outcomes import Array
 
 Orders = Sequence[Any] | None
@@ -117,7 +118,7 @@ class AxesRunner(Wrapped):
         if isinstance(result, (tuple, list)):
             return tuple(
                 None if a is None else _turn(a, _order(orders, i), back=True)
-                for i, a in enumerate(result)
+                for i, a in enumerate(leaves(result))
             )
         return _turn(result, _order(orders, 0), back=True)
 

@@ -1,18 +1,23 @@
-"""The weights' mapping: names and axis orders under which the layer would be right as it is."""
+"""The weights' mapping: names, axes and gates under which the layer would be right as it is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import islice, permutations, product
+from itertools import chain, islice, permutations, product
+
+import numpy as np
 
 from parity.examination import Examination
 from parity.findings import Cause, Verdict
+from parity.names import NameMap
 from parity.outcomes import Array, LayerError
 from parity.pair import Pair
-from parity.subjects import NameMap
 
 MOST = 60  # mappings that are tried
+MOST_GATES = 100  # orders of gates that are tried, one forward pass each
+GATES = (3, 4, 2)  # blocks that a recurrent layer, or an attention's projection, may have
+NEAR = 1e-6  # a right mapping agrees to rounding, a wrong one to nothing
 Partner = tuple[str, "tuple[int, ...] | None"]
 
 
@@ -32,7 +37,8 @@ def wrong_mapping(exam: Examination) -> Cause | None:
     else:
         mine = dict(runner.params())
     own = {name: array for name, array in mine.items() if array is not None}
-    for names in islice(_mappings(pair, own), MOST):
+    candidates = chain(islice(_mappings(pair, own), MOST), _in_blocks(pair, own))
+    for names in candidates:
         if names == pair.names or not _agrees(pair, names):
             continue
         text = _argument(pair, names)
@@ -70,6 +76,49 @@ def _mappings(pair: Pair, mine: Mapping[str, Array]) -> Iterator[NameMap]:
     if len(buffers) == 2:
         first, second = buffers
         yield NameMap({**pair.names.names, first: second, second: first}, pair.names.axes)
+
+
+def _in_blocks(pair: Pair, mine: Mapping[str, Array]) -> Iterator[NameMap]:
+    """Yield mappings with the gates of recurrent layers in another order, where outputs agree.
+
+    All weights and biases of a layer change together, beside every fitting transpose.
+    """
+    groups = _gates(pair.reference.params)
+    if not groups:
+        return
+    draw = replace(pair.draw(pair.options.seed, True, "mapping"), upstream=())
+    theirs = pair.theirs(draw).outputs
+    orders = [
+        {name: order for name in names}
+        for count, names in groups.items()
+        for order in permutations(range(count))
+        if order != tuple(range(count))
+    ]
+    tried = product(islice(_mappings(pair, mine), MOST), orders)
+    for names, blocks in islice(tried, MOST_GATES):
+        found = replace(names, blocks=blocks)
+        try:
+            own = replace(pair, names=found).mine(draw).outputs
+        except (LayerError, ValueError):
+            continue
+        if all(_alike(a, b) for a, b in zip(own, theirs, strict=False)):
+            yield found
+
+
+def _alike(own: Array, ref: Array) -> bool:
+    off = np.max(np.abs(own - ref), initial=0) if own.shape == ref.shape else np.inf
+    return bool(off <= NEAR * np.max(np.abs(ref), initial=0))
+
+
+def _gates(params: Mapping[str, Array]) -> dict[int, list[str]]:
+    """Return how many blocks → the parameters that have them, where one is (blocks · h, h)."""
+    found: dict[int, list[str]] = {}
+    for count in GATES:
+        lengths = {len(a) for a in params.values() if a.ndim == 2 and len(a) == count * a.shape[1]}
+        names = [n for n, a in params.items() if a.ndim and len(a) in lengths]
+        if names:
+            found[count] = names
+    return found
 
 
 def _assignments(theirs: list[str], mine: list[str]) -> Iterator[dict[str, str]]:
@@ -118,9 +167,7 @@ def _argument(pair: Pair, names: NameMap) -> str:
     mentioned = {names.mine(t): t for t in (*pair.reference.params, *names.axes)}
     mentioned |= dict(names.names)
     for mine, theirs in mentioned.items():
-        axes = names.axes.get(theirs)
-        if axes is not None:
-            parts.append(f"{mine!r}: ({theirs!r}, {axes})")
-        elif mine != theirs:
-            parts.append(f"{mine!r}: {theirs!r}")
+        value = names.declared(mine, theirs)
+        if value != mine:
+            parts.append(f"{mine!r}: {value!r}")
     return "{" + ", ".join(parts) + "}"

@@ -59,11 +59,9 @@ class Forced:
 
     def weights(self) -> dict[str, Any]:
         """Return the name map in the form of the option ``weights``."""
-        found: dict[str, Any] = {}
-        for name in dict.fromkeys([*self.names.names.values(), *self.names.axes]):
-            axes = self.names.axes.get(name)
-            found[self.names.mine(name)] = name if axes is None else (name, axes)
-        return found
+        names = self.names
+        listed = dict.fromkeys([*names.names.values(), *names.axes, *names.blocks])
+        return {names.mine(name): names.declared(names.mine(name), name) for name in listed}
 
     @property
     def random(self) -> bool:
@@ -75,6 +73,7 @@ def local_names(names: NameMap, unit: Unit, partner: Any) -> NameMap:
     """Return the part of a model's name map that concerns one layer, without its path."""
     own: dict[str, str] = {}
     axes: dict[str, tuple[int, ...]] = {}
+    blocks: dict[str, tuple[int, ...]] = {}
     tensors = [*partner.named_parameters(), *partner.named_buffers()]
     for name in (name for name, _ in tensors):
         full = f"{unit.theirs}.{name}"
@@ -83,7 +82,9 @@ def local_names(names: NameMap, unit: Unit, partner: Any) -> NameMap:
             own[mine] = name
         if full in names.axes:
             axes[name] = names.axes[full]
-    return NameMap(own, axes)
+        if full in names.blocks:
+            blocks[name] = names.blocks[full]
+    return NameMap(own, axes, blocks)
 
 
 def draw_for(call: Call, partner: Any, draw: Draw) -> Draw:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from parity.adapters.functional import Functions
-from parity.adapting import adapt, is_torch_module, keeps_contract, name_map
+from parity.adapting import adapt, is_torch_module, keeps_contract
 from parity.draws import Draw, random_weights
 from parity.findings import UsageError
+from parity.names import NameMap, name_map
 from parity.options import Options, make_options
 from parity.outcomes import Array
 from parity.specs import as_spec
-from parity.subjects import NameMap, Subject
+from parity.subjects import Subject
 from parity.torch_side import TorchSide, as_module
 from parity.trajectories.batches import Batches
 
