@@ -195,7 +195,8 @@ def test_version_help_and_no_command(run):
 
 def test_ctrl_c_is_quiet(run):
     words = ("my_layers.py:Interrupted", "torch.nn:ReLU", "--input", "3")
-    assert run("check", *words) == (130, "", "a module that prints when it is imported\n")
+    said = "a module that prints when it is imported\nparity: interrupted\n"
+    assert run("check", *words) == (130, "", said)
 
 
 def test_python_m_parity_is_the_same(folder):

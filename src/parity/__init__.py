@@ -5,13 +5,9 @@ neither torch nor pytest.
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-try:
-    __version__ = version("torch-parity")
-except PackageNotFoundError:  # a bare checkout that nobody has installed
-    __version__ = "0.0.0+checkout"
+__version__: str
 
 # public name -> the module that defines it
 _HOMES = {
@@ -53,6 +49,9 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
+    if name == "__version__":
+        globals()[name] = value = _version()
+        return value
     if home is None:
         raise AttributeError(f"module 'parity' has no attribute {name!r}")
     value = getattr(import_module(home), name)
@@ -60,8 +59,17 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("torch-parity")
+    except PackageNotFoundError:  # a bare checkout that nobody has installed
+        return "0.0.0+checkout"
+
+
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted({*globals(), *_HOMES, "__version__"})
 
 
 if TYPE_CHECKING:

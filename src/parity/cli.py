@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from parity.findings import Report, UsageError
-from parity.options import nearest
+from parity.interrupts import LINE, at_once, finish
 
 MATCHES, DIFFERS, CANNOT, INTERRUPTED = 0, 1, 2, 130
 
@@ -28,6 +28,8 @@ class Command:
     help: str
     names: int = 0  # how many FILE_OR_MODULE:NAME the command is given
     example: str = ""
+    environment: tuple[tuple[str, str], ...] = ()  # set, where it is not, before torch loads
+    needs: tuple[str, ...] = ("torch", "parity.checking")
 
 
 COMMANDS = {
@@ -39,8 +41,14 @@ COMMANDS = {
     ),
     "doctor": Command("parity.doctor", "versions and settings that would distort a comparison"),
     "replay": Command("parity.replaying", "run a failure that `check --bundle` saved"),
-    "report": Command("parity.reporting_command", "merge the reports of several runs"),
-    "sweep": Command("parity.sweeping", "random cases, without end or up to a number"),
+    "report": Command("parity.reporting_command", "merge the reports of several runs", needs=()),
+    "sweep": Command(
+        "parity.sweeping",
+        "random cases, without end or up to a number",
+        # threads that wait for work by spinning would take the cores of the other workers
+        needs=("torch", "parity.checking", "parity.diagnosis", "joblib", "tqdm"),
+        environment=(("OMP_WAIT_POLICY", "PASSIVE"),),
+    ),
 }
 
 
@@ -55,11 +63,19 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0 where both sides match, 1 where not, 2 where it cannot run."""
     tokens = list(sys.argv[1:] if argv is None else argv)
+    own = argv is None  # else somebody else's process, a test's for one
+    status = _guarded(tokens, own)
+    finish(own)
+    return status
+
+
+def _guarded(tokens: list[str], own: bool) -> int:
     try:
-        return _run(tokens)
+        return _run(tokens, own)
     except UsageError as error:
         return _complain(str(error), tokens)
     except KeyboardInterrupt:
+        print(LINE, file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `parity check … | head`: nobody is listening any more
         with contextlib.suppress(OSError):
@@ -82,13 +98,26 @@ def _complain(text: str, tokens: list[str]) -> int:
     return CANNOT
 
 
-def _run(tokens: list[str]) -> int:
+def _run(tokens: list[str], own: bool) -> int:
+    with at_once(own):
+        command, parsed = _asked(tokens)
+        for variable, value in command.environment:
+            os.environ.setdefault(variable, value)
+        for name in command.needs:
+            with contextlib.suppress(Exception):  # who needs it will say so
+                importlib.import_module(name)
+    return int(importlib.import_module(command.module).run(parsed))
+
+
+def _asked(tokens: list[str]) -> tuple[Command, argparse.Namespace]:
+    from parity.options import nearest
+
     parser = _parser()
     name = next((token for token in tokens if not token.startswith("-")), None)
     if name is None:
         if not tokens:
             parser.print_help()
-            return CANNOT
+            raise SystemExit(CANNOT)
         parser.parse_args(tokens)  # --help and --version leave here
         raise UsageError("no command is given; see parity --help")
     known = _available()
@@ -108,7 +137,7 @@ def _run(tokens: list[str]) -> int:
     )
     module.add_arguments(sub)
     sub.add_argument("--traceback", action="store_true", help="show where a refusal comes from")
-    return int(module.run(_parsed(sub, before + after, COMMANDS[name].names)))
+    return COMMANDS[name], _parsed(sub, before + after, COMMANDS[name].names)
 
 
 def _parsed(parser: Parser, tokens: list[str], names: int) -> argparse.Namespace:
@@ -117,6 +146,8 @@ def _parsed(parser: Parser, tokens: list[str], names: int) -> argparse.Namespace
     options = [token.partition("=")[0] for token in tokens if token.startswith("--")]
     for option in options:
         if option != "--" and option not in known:
+            from parity.options import nearest
+
             shown = ", ".join(sorted(n for n in known if n.startswith("--")))
             close = nearest(option, known)
             raise UsageError(f"unknown option {option!r}{close or ';'} options: {shown}")

@@ -28,6 +28,7 @@ from parity.sweeping.running import BACKENDS, CHUNK, RETRIES, Chunk, Pool, chunk
 MATCHES, DIFFERS, INTERRUPTED = 0, 1, 130
 FIRST = 1000  # cases after which memory is looked at for the first time
 SHOWN = 12  # groups that are printed
+MOST = 10_000  # workers, or cases a task
 MEBI = 2**20
 
 
@@ -69,13 +70,10 @@ def run(args: argparse.Namespace) -> int:
 
     Raises UsageError for what cannot be run.
     """
-    # read when torch loads OpenMP, here and in the workers: threads that wait for work by spinning
-    # would take the cores of the other workers
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     plan = _plan(args)
     if args.case is not None:
         return _again(plan, args.case)
-    if args.output is None:
+    if not args.output:
         raise UsageError("give a folder for the results: --output DIR")
     total = None if args.cases is None else _whole("--cases", args.cases, 1)
     backend = args.backend or "loky"
@@ -86,9 +84,9 @@ def run(args: argparse.Namespace) -> int:
         )
     workers = os.cpu_count() or 1
     if args.workers is not None:
-        workers = _whole("--workers", args.workers, 1)
+        workers = _whole("--workers", args.workers, 1, MOST)
     sweep = Sweep(plan, Path(args.output), total, args.resume)
-    sweep.chunk = CHUNK if args.chunk is None else _whole("--chunk", args.chunk, 1)
+    sweep.chunk = CHUNK if args.chunk is None else _whole("--chunk", args.chunk, 1, MOST)
     return sweep.run(backend, workers, args.address)
 
 
@@ -121,9 +119,10 @@ def _absolute(target: str | None) -> str | None:
     return f"{Path(place).resolve()}:{name}" if colon and place.endswith(".py") else target
 
 
-def _whole(name: str, text: str, least: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) >= least):
-        raise UsageError(f"{name} is {text!r}; it must be a whole number from {least} on")
+def _whole(name: str, text: str, least: int, most: int = 10**15) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 17 and least <= int(text) <= most):
+        reach = f"from {least} to {most}" if most < 10**15 else f"from {least} on"
+        raise UsageError(f"{name} is {text!r}; it must be a whole number {reach}")
     return int(text)
 
 

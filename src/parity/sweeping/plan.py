@@ -69,7 +69,8 @@ def _space(space: str | None, mine: str | None, theirs: str | None) -> Space:
         name = str(getattr(made, "__name__", "layer")).lower()
         return {name: torch_layer(name, made, torch_class)}
     found = find(space or DEFAULT_SPACE)
-    if not isinstance(found, dict) or not all(isinstance(v, Layer) for v in found.values()):
+    layers = found.values() if isinstance(found, dict) else ()
+    if not layers or not all(isinstance(layer, Layer) for layer in layers):
         raise UsageError(f"{space} is no mapping of name → parity.sweeping.spaces.Layer")
     return found
 

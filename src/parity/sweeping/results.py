@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -50,11 +51,14 @@ class Results:
         self.plan = plan
         self.done = Done()
         self._prepare(folder, resume)
-        self._file = open(self.path, "ab")
+        self._file = open(self.path, "ab", buffering=0)
         self._synced = time.monotonic()
 
     def _prepare(self, folder: Path, resume: bool) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise UsageError(f"{folder} is a file; --output names a folder") from error
         manifest = folder / MANIFEST
         if manifest.exists():
             if not resume:
@@ -111,16 +115,29 @@ class Results:
         """Append (index, line); return how many were new."""
         new = [line for index, line in lines if self.done.add(index)]
         if new:
-            self._file.write("".join(f"{line}\n" for line in new).encode())
-            self._file.flush()
+            self._append("".join(f"{line}\n" for line in new).encode())
         if time.monotonic() - self._synced > SYNC:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
         return len(new)
 
+    def _append(self, data: bytes) -> None:
+        """Write whole lines, or none of them."""
+        end = self._file.tell()
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            raise UsageError(
+                f"{self.path} cannot be written: {error.strerror or error}; what it holds is "
+                "whole, and --resume continues"
+            ) from error
+
     def close(self) -> None:
         """Bring everything to the disk."""
-        self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
 
@@ -154,5 +171,7 @@ def write_json(path: Path, data: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
