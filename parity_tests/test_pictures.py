@@ -164,9 +164,18 @@ def test_loss_curves_say_how_often_both_are_equal(pictures):
     equal = int(np.sum(NEAR == LOSSES))
     assert f"{equal} of 30 steps" in bottom.get_title(loc="left")
     assert bottom.get_yscale() == "log"
-    assert len(top.get_lines()) == 2
+    sides = {line.get_label(): line.get_ydata() for line in top.get_lines()}
+    assert np.array_equal(sides["by hand (NumPy)"], NEAR)
+    assert np.array_equal(sides["torch"], LOSSES)
     above = pictures["overflow"].axes[1].get_title(loc="left")
-    assert above == "equal to the last bit at 4 of 4 steps; beyond 1e250 at 3"
+    assert above == "equal to the last bit at 4 of 4 steps; beyond 1e+150 at 3"
+
+
+def test_a_loss_that_runs_through_all_magnitudes_can_be_drawn(tmp_path):
+    """Ticks beyond the largest number would be infinite, and matplotlib stops at them."""
+    diverging = 10.0 ** np.arange(0, 308, 0.2)
+    figure = loss_curves("d", diverging, diverging * (1 + 1e-14), 1e-10 * diverging[-1])
+    assert style.save(figure, tmp_path, "diverging") == ["diverging.png", "diverging.svg"]
 
 
 def test_regions_count_differing_points():
