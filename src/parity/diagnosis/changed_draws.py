@@ -213,12 +213,33 @@ def other_upstream(pair: Pair) -> Iterator[Hypothesis]:
     )  # fmt: skip
     for cause, text, change in changes:
         yield Hypothesis(cause, text, partial(_with_upstream, change))
+    for cause, text, kept in ITEMS:
+        yield Hypothesis(cause, f"the gradient counts {text}", partial(_with_upstream, kept))
     if len(pair.specs) == 1 and pair.reference.lone:
         yield Hypothesis(
             "derivative_at_output",
             "backward takes the derivative at the output, torch at the input",
             _at_output,
         )
+
+
+def _items(keep: slice, array: Array) -> Array:
+    made = np.zeros_like(array)
+    if array.ndim:
+        made[keep] = array[keep]
+    return made
+
+
+ITEMS: tuple[tuple[str, str, Change], ...] = (
+    ("only_first_item", "the first sample of the batch alone", partial(_items, slice(0, 1))),
+    ("only_last_item", "the last sample of the batch alone", partial(_items, slice(-1, None))),
+    ("last_item_missing", "all samples of the batch but the last", partial(_items, slice(0, -1))),
+    (
+        "first_item_missing",
+        "all samples of the batch but the first",
+        partial(_items, slice(1, None)),
+    ),
+)
 
 
 def _with_upstream(change: Change, trial: Trial) -> Quantities | None:
@@ -254,6 +275,9 @@ def _input_changes(ndim: int) -> Iterator[tuple[str, str, Change, Change | None]
     """Yield (cause, text, change, the change that leads a gradient back)."""
     yield "input_sign_lost", "by magnitude", np.abs, None
     yield "input_inverted", "as 1 - x", partial(np.subtract, 1.0), np.negative
+    for c, which in ((0.5, "halved"), (2.0, "doubled")):
+        scale = partial(np.multiply, c)
+        yield "input_scaled", which, scale, scale
     if ndim > 1:
         yield "first_item_repeated", "as its first item, repeated", _first, _into_first
     yield "input_negated", "with its sign flipped", np.negative, np.negative

@@ -24,6 +24,15 @@ def offset(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
                 f"{{q}} is torch's {verb} {text}",
                 partial(_add, term, sign),
             )
+        c = _share(trials, name, term)
+        if c is not None and abs(abs(c) - 1) > 1e-9:
+            cause = "term_added" if c > 0 else "term_subtracted"
+            verb = "plus" if c > 0 else "minus"
+            yield Reading(
+                f"{label}_{cause}",
+                f"{{q}} is torch's {verb} {abs(c):.6g} × {text}",
+                partial(_add, partial(_times, c, term), 1),
+            )
     c = _constant(trials, name)
     if c is not None:
         yield Reading(
@@ -68,6 +77,33 @@ def _add(term: Callable[[Trial], Any], sign: int, trial: Trial, name: str) -> Ar
         return None
     made = ref + sign * extra
     return made if made.shape == ref.shape else None
+
+
+def _times(c: float, term: Callable[[Trial], Any], trial: Trial) -> Any:
+    return c * term(trial)
+
+
+def _share(trials: Sequence[Trial], name: str, term: Callable[[Trial], Any]) -> float | None:
+    """Return c of own = theirs + c·term, read where the term is large; None without one."""
+    for trial in trials:
+        own, ref, extra = trial.get(name), trial.theirs.get(name), term(trial)
+        if own is None or ref is None or extra is None or own.shape != ref.shape:
+            return None
+        wide = np.broadcast_to(extra, ref.shape) if np.ndim(extra) <= ref.ndim else None
+        if wide is None or not trial.differs(name) or not np.isfinite(own).all():
+            continue
+        big = np.abs(wide) >= 0.1 * np.abs(wide).max(initial=0.0)
+        if not big.any() or not np.abs(wide).max():
+            continue
+        c = float(np.median((own - ref)[big] / wide[big]))
+        return _tidy(c) if math.isfinite(c) and c else None
+    return None
+
+
+def _tidy(c: float) -> float:
+    """Return the short number that c may have been before it was rounded with the sum."""
+    short = float(f"{c:.6g}")
+    return short if abs(short - c) <= 1e-7 * abs(c) else c
 
 
 def _constant(trials: Sequence[Trial], name: str) -> float | None:

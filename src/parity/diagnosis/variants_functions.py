@@ -224,3 +224,22 @@ def _target_counted(layer: Any) -> nn.Module:
         return each if layer.reduction == "none" else getattr(each, layer.reduction)()
 
     return Lambda(layer, forward)
+
+
+@variant(nn.Embedding, "overlap_overwritten", "of a row that occurs twice the last gradient stays")
+def _last_row(layer: Any) -> nn.Module:
+    class Rule(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, weight: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(weight, index)
+            return weight[index]
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> Any:
+            weight, index = ctx.saved_tensors
+            made = torch.zeros_like(weight)
+            for at, row in zip(index.flatten(), g.reshape(-1, g.shape[-1]), strict=True):
+                made[at] = row
+            return made, None
+
+    return Lambda(layer, lambda m, index: Rule.apply(m.weight, index))
