@@ -9,7 +9,7 @@ import numbers
 
 import numpy as np
 
-from impl.blocks import blockwise, constant
+from impl.blocks import blockwise, constant, log1p
 from impl.module import Module, check_inplace
 
 
@@ -207,19 +207,10 @@ class Softplus(Elementwise):
         z = np.multiply(x, self.beta, out=slope)
         linear = z > self.threshold
         np.exp(z, out=z)
-        w = z + 1
-        if self.threshold > 80:  # exp may overflow, and the correction below would be inf - inf
-            np.log1p(z, out=y)
-        else:
-            # log1p(z) = log(w) + (z - (w - 1)) / w with w = fl(1 + z), to first order in the
-            # rounding of w; np.log1p is not vectorised, log is.
-            np.log(w, out=y)
-            rest = 1 - w
-            rest += z
-            rest /= w
-            y += rest
+        # exp may overflow only where the threshold lets it, and the fast logarithm needs finite z.
+        (np.log1p if self.threshold > 80 else log1p)(z, out=y)
         if slope is not None:
-            slope /= w
+            slope /= z + 1
         if self.beta != 1:
             y /= y.dtype.type(self.beta)
         if linear.any():

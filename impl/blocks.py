@@ -1,4 +1,4 @@
-"""Blocks of rows that fit the processor's cache, for formulas of several passes."""
+"""Blocks that fit the processor's cache, and what makes elementwise formulas fast in them."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -42,3 +42,16 @@ def _filled(value: float, dtype: np.dtype) -> np.ndarray:
     array = np.full(BLOCK, value, dtype)
     array.flags.writeable = False
     return array
+
+
+def log1p(z: np.ndarray, out: np.ndarray) -> None:
+    """Write log(1 + z) for a block of finite z >= 0; np.log1p is not vectorised, log is.
+
+    log(w) + (z - (w - 1)) / w with w = fl(1 + z) is right to first order in w's rounding.
+    """
+    w = z + 1
+    np.log(w, out=out)
+    rest = 1 - w  # exact
+    rest += z
+    rest /= w
+    out += rest

@@ -5,7 +5,14 @@ from dataclasses import replace
 import numpy as np
 
 from impl import initialisation
-from impl.correlation import convolve, input_gradient, plan, sum_per_channel, weight_gradient
+from impl.correlation import (
+    convolve,
+    input_gradient,
+    plan,
+    sum_per_channel,
+    unrolled,
+    weight_gradient,
+)
 from impl.module import Module, check_device, check_dtype
 from impl.padding import PADDING_MODES, border_sources, fold, pad
 from impl.windows import check_images, pair, whole
@@ -116,7 +123,8 @@ class Conv2d(Module):
         # With stride 1 the gradient for x is itself a convolution, of the gradient for y with the
         # kernel turned round. It unrolls O channels in place of C, so O should not be much larger.
         ahead = spans[0] - 1 - before[0], spans[1] - 1 - before[1]
-        if self.stride != (1, 1) or min(ahead) < 0 or self.out_channels > 4 * self.in_channels:
+        expensive = geometry.apart or self.out_channels > 4 * self.in_channels
+        if expensive or self.stride != (1, 1) or min(ahead) < 0:
             return geometry
         padded = image[0] + spans[0] - 1, image[1] + spans[1] - 1
         if min(p - a - o for p, a, o in zip(padded, ahead, geometry.out, strict=True)) < 0:
@@ -147,18 +155,21 @@ class Conv2d(Module):
             border = self._border(images.shape[2:])
             images = pad(images, *border)
         geometry = self._geometry(images.shape[2:])
-        y = convolve(images, weight, bias, geometry, self.groups)
-        self._cache = images, weight, geometry, border, x.shape
+        blocks = None
+        if self.training and geometry.one_block(len(images)):  # small: kept for the gradient
+            blocks = list(unrolled(images, geometry, self.groups))
+        y = convolve(images, weight, bias, geometry, self.groups, blocks)
+        self._cache = images, weight, geometry, border, x.shape, blocks
         return y if x.ndim == 4 else y[0]
 
     @np.errstate(over="ignore", invalid="ignore")
     def backward(self, grad_output):
         """Return the gradient for x; add those for weight and bias to `grads`."""
-        images, weight, geometry, border, shape = self._recall()
+        images, weight, geometry, border, shape, blocks = self._recall()
         y_shape = (*shape[:-3], self.out_channels, *geometry.out)
         grad = self._upstream(grad_output, y_shape, images.dtype)
         grad = grad.reshape(len(images), self.out_channels, *geometry.out)
-        self._accumulate("weight", weight_gradient(images, grad, geometry, self.groups))
+        self._accumulate("weight", weight_gradient(images, grad, geometry, self.groups, blocks))
         if "bias" in self._params:
             self._accumulate("bias", sum_per_channel(grad))
         dx = input_gradient(weight, grad, geometry, self.groups)

@@ -43,6 +43,16 @@ class Geometry:
     rows: int  # output rows in a block
     transposed: "Geometry | None" = None  # of the convolution that carries gradients back
 
+    @property
+    def apart(self):
+        """Whether no two windows share a pixel."""
+        sizes = zip(self.out, self.stride, self.kernel, self.dilation, strict=True)
+        return all(out == 1 or stride > dilation * (k - 1) for out, stride, k, dilation in sizes)
+
+    def one_block(self, batch):
+        """Tell whether a single block covers the batch."""
+        return batch <= self.images and self.out[0] <= self.rows
+
     def blocks(self, batch):
         """Yield (first image, end, first output row, end)."""
         for n in range(0, batch, self.images):
@@ -126,28 +136,42 @@ def plan(channels, kernel, stride, dilation, image, before, padded):
     return Geometry(channels, *sizes, wide, images, rows)
 
 
-def convolve(x, weight, bias, geometry, groups):
-    """Return y (N, O, H', W') for x (N, C, H, W), weight (O, C / groups, kh, kw), bias (O,)."""
-    g, out_channels = geometry, len(weight)
-    y = np.empty((len(x), out_channels, *g.out), x.dtype)
-    kernel = weight.reshape(groups, out_channels // groups, -1)
-    workspace, held = g.workspace(len(x), x.dtype), None
+def unrolled(x, geometry, groups):
+    """Yield (first image, end, first output row, end, columns) of each block of x (N, C, H, W).
+
+    All columns are made in one workspace: each block overwrites those before it.
+    """
+    g, workspace, held = geometry, geometry.workspace(len(x), x.dtype), None
     for n, n_end, row, end in g.blocks(len(x)):
         if held != n:  # several blocks of rows share one padded image
             block, held = g.pad_block(x[n:n_end]), n
-        columns = g.unroll(g.windows(*block, n_end - n, row, end), workspace, groups)
+        windows = g.windows(*block, n_end - n, row, end)
+        yield n, n_end, row, end, g.unroll(windows, workspace, groups)
+
+
+def convolve(x, weight, bias, geometry, groups, blocks=None):
+    """Return y (N, O, H', W') for x (N, C, H, W), weight (O, C / groups, kh, kw), bias (O,).
+
+    `blocks` are those of `unrolled`, if they are at hand.
+    """
+    g, out_channels = geometry, len(weight)
+    y = np.empty((len(x), out_channels, *g.out), x.dtype)
+    kernel = weight.reshape(groups, out_channels // groups, -1)
+    bias = None if bias is None else bias[:, None, None, None]
+    for n, n_end, row, end, columns in blocks or unrolled(x, g, groups):
         product = (kernel @ columns).reshape(out_channels, n_end - n, end - row, g.wide)
+        product = product[..., : g.out[1]]
         target = y[n:n_end, :, row:end].swapaxes(0, 1)
         if bias is None:
-            target[...] = product[..., : g.out[1]]
+            target[...] = product
         else:
-            np.add(product[..., : g.out[1]], bias[:, None, None, None], out=target)
+            np.add(product, bias, out=target)
     return y
 
 
-def weight_gradient(x, grad, geometry, groups):
+def weight_gradient(x, grad, geometry, groups, blocks=None):
     """Return the gradient (O, C / groups, kh, kw) for the weight, given grad (N, O, H', W')."""
-    dweight = _weight_gradient(x, grad, geometry, groups)
+    dweight = _weight_gradient(x, grad, geometry, groups, blocks)
     if geometry.wide > geometry.out[1] and not np.isfinite(dweight).all():
         # The zeros of the superfluous windows do not silence an infinite pixel: 0 · inf is NaN.
         narrow = replace(geometry, wide=geometry.out[1])
@@ -155,15 +179,11 @@ def weight_gradient(x, grad, geometry, groups):
     return dweight
 
 
-def _weight_gradient(x, grad, geometry, groups):
+def _weight_gradient(x, grad, geometry, groups, blocks=None):
     g, out_channels = geometry, grad.shape[1]
     inner = g.channels // groups * g.kernel[0] * g.kernel[1]
     dkernel = np.zeros((groups, inner, out_channels // groups), x.dtype)
-    workspace, held = g.workspace(len(x), x.dtype), None
-    for n, n_end, row, end in g.blocks(len(x)):
-        if held != n:
-            block, held = g.pad_block(x[n:n_end]), n
-        columns = g.unroll(g.windows(*block, n_end - n, row, end), workspace, groups)
+    for n, n_end, row, end, columns in blocks or unrolled(x, g, groups):
         upstream = g.widen(grad[n:n_end, :, row:end]).reshape(groups, -1, columns.shape[2])
         dkernel += columns @ upstream.swapaxes(1, 2)  # this way round BLAS is faster by a third
     return dkernel.swapaxes(1, 2).reshape(out_channels, g.channels // groups, *g.kernel)
@@ -184,8 +204,10 @@ def input_gradient(weight, grad, geometry, groups):
         upstream = g.widen(grad[n:n_end, :, row:end]).reshape(groups, out_channels // groups, -1)
         windows = g.windows(flat, images * size, size, images, row, end)
         dcolumns = (kernel @ upstream).reshape(windows.shape)
-        for i in range(g.kernel[0]):  # windows overlap: add one kernel element at a time
-            for j in range(g.kernel[1]):
+        if g.apart:
+            windows[...] = dcolumns
+        else:  # windows overlap: add one kernel element at a time
+            for i, j in np.ndindex(g.kernel):
                 windows[:, i, j] += dcolumns[:, i, j]
         if end == g.out[0]:
             dx[n:n_end] = view.swapaxes(0, 1)

@@ -47,7 +47,7 @@ class Linear(Module):
 
     def forward(self, input):
         """Return y (*, out_features)."""
-        weight, bias = self.params["weight"], self.params.get("bias")
+        weight, bias = self._params["weight"], self._params.get("bias")
         x = self._floating(input, like=weight)
         if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
             raise ValueError(
@@ -63,13 +63,13 @@ class Linear(Module):
 
     def backward(self, grad_output):
         """Return the gradient for x; add to grads["weight"] and grads["bias"]."""
-        x, weight = self._recall(), self.params["weight"]
+        x, weight = self._recall(), self._params["weight"]
         grad = self._upstream(grad_output, (*x.shape[:-1], weight.shape[0]), x.dtype)
         rows = self._rows(grad)
         self._accumulate("weight", rows.T @ self._rows(x))
-        if self.params.get("bias") is not None:
+        if self._params.get("bias") is not None:
             # In float32 a plain sum down the rows loses digits that torch's blocked sum keeps.
-            self._accumulate("bias", rows.sum(axis=0, dtype=np.float64).astype(x.dtype))
+            self._accumulate("bias", np.add.reduce(rows, axis=0, dtype=np.float64))
         return (rows @ weight).reshape(x.shape)
 
     def extra_repr(self) -> str:

@@ -6,7 +6,7 @@ from numbers import Real
 import numpy as np
 
 from impl.blocks import BLOCK, blocks
-from impl.tree import TreeView
+from impl.tree import parameters
 
 
 def option(name):
@@ -147,12 +147,9 @@ class Optimizer:
 
     def _gradients(self):
         """Return (name, gradient) of every parameter to step; all checked before any moves."""
-        owners, found, grads_of = {}, {}, self.model.grads
-        self._stored = dict(self.model.params.items())  # looked up once: a tree's names are slow
-        if isinstance(grads_of, TreeView):
-            grads_of = dict(grads_of.items())
-        for name, param in self._stored.items():
-            grad = grads_of.get(name)
+        owners, found, self._stored = {}, {}, {}
+        for name, param, grad in parameters(self.model):
+            self._stored[name] = param
             if grad is None:
                 continue
             # Scalars have no identity worth the name: Python shares equal ones.

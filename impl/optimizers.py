@@ -57,8 +57,9 @@ class SGD(Optimizer):
     def _update(self, param, grad, slots):
         first = "momentum_buffer" not in slots
         if float(self.momentum) == 0:
+            lr = float(self.lr)
             for param_part, grad_part in parts(param, grad):
-                param_part -= float(self.lr) * self._decayed(param_part, grad_part)
+                param_part -= lr * self._decayed(param_part, grad_part)
             return
         buffer = self._slot(slots, "momentum_buffer", param)
         for part in parts(param, grad, buffer):

@@ -39,9 +39,7 @@ class _AlongAxis(Module):
         """Return y (*), of x's dtype, for x (*)."""
         x = self._floating(input)
         axis = self._axis(x.ndim)
-        wide = np.atleast_1d(x)
-        if x.dtype == np.float16:
-            wide = wide.astype(np.float32)
+        wide = self._wide(x)
         # A row of -inf, or one with +inf, is NaN throughout, as in torch.
         with np.errstate(all="ignore"):
             y = self._along(self._value, axis, wide)
@@ -58,11 +56,15 @@ class _AlongAxis(Module):
             mode, y = self._cache, self.forward(x)
             self._cache = mode
         axis = self._axis(x.ndim)
-        wide = np.float32 if x.dtype == np.float16 else x.dtype
-        y, grad = (np.atleast_1d(a).astype(wide, copy=False) for a in (y, grad))
         with np.errstate(all="ignore"):
-            dx = self._along(self._chain, axis, y, grad)
+            dx = self._along(self._chain, axis, self._wide(y), self._wide(grad))
         return dx.reshape(x.shape).astype(x.dtype, copy=False)
+
+    @staticmethod
+    def _wide(array):
+        # As in torch, 16 bits are for storage.
+        array = array if array.ndim else array.reshape(1)
+        return array.astype(np.float32) if array.dtype == np.float16 else array
 
     @staticmethod
     def _along(function, axis: int, *arrays):
@@ -97,15 +99,15 @@ class Softmax(_AlongAxis):
     """
 
     def _value(self, x, axis):
-        y = x - x.max(axis=axis, keepdims=True)
+        y = x - np.maximum.reduce(x, axis=axis, keepdims=True)
         np.exp(y, out=y)
-        y /= y.sum(axis=axis, keepdims=True)
+        y /= np.add.reduce(y, axis=axis, keepdims=True)
         return y
 
     def _chain(self, y, grad, axis):
         # dx = y (g - Σ g y)
         dx = grad * y
-        dx -= y * dx.sum(axis=axis, keepdims=True)
+        dx -= y * np.add.reduce(dx, axis=axis, keepdims=True)
         return dx
 
 
@@ -117,12 +119,12 @@ class LogSoftmax(_AlongAxis):
     """
 
     def _value(self, x, axis):
-        y = x - x.max(axis=axis, keepdims=True)
-        y -= np.log(np.exp(y).sum(axis=axis, keepdims=True))
+        y = x - np.maximum.reduce(x, axis=axis, keepdims=True)
+        y -= np.log(np.add.reduce(np.exp(y), axis=axis, keepdims=True))
         return y
 
     def _chain(self, y, grad, axis):
         # dx = g - exp(y) Σ g
         dx = np.exp(y)
-        dx *= grad.sum(axis=axis, keepdims=True)
+        dx *= np.add.reduce(grad, axis=axis, keepdims=True)
         return np.subtract(grad, dx, out=dx)

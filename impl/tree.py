@@ -76,3 +76,20 @@ class TreeView(MutableMapping):
 
     def __repr__(self) -> str:
         return repr(dict(self))
+
+
+def parameters(model) -> list[tuple[str, object, object]]:
+    """Return (name, parameter, gradient or None) of every parameter of `model`.
+
+    A whole tree is walked once: looking each name up would cost more than a small net's layers.
+    """
+    params, grads = model.params, model.grads
+    if not (isinstance(params, TreeView) and isinstance(grads, TreeView)):
+        return [(name, param, grads.get(name)) for name, param in params.items()]
+    found = []
+    for prefix, module in model.named_modules():
+        if own := own_mapping(module, "params"):
+            grads = own_mapping(module, "grads")
+            for key, param in own.items():
+                found.append((f"{prefix}.{key}" if prefix else key, param, grads.get(key)))
+    return found

@@ -60,7 +60,8 @@ class Loss(Module):
             if self.reduction == "none":
                 return values
             # As in torch, 16 bits are for storage: a sum of many terms would lose or overflow them.
-            total = values.sum(dtype=np.result_type(self._dtype, np.float32))
+            wide = self._dtype if self._dtype.itemsize > 2 else np.float32
+            total = np.add.reduce(values, axis=None, dtype=wide)
             if self.reduction == "mean":
                 total = total / self._divisor
             return self._dtype.type(total)

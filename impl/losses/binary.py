@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from impl.blocks import blockwise, constant, log1p
 from impl.losses.base import Loss, buffer
 
 # torch's bounds; the second is a float32 constant there, in float64 as well.
@@ -96,17 +97,44 @@ class BCEWithLogitsLoss(_BinaryLoss):
         self._weight = self._broadcastable("weight", x)
         self._pos_weight = self._broadcastable("pos_weight", x)
         self._x, self._y = x, y
-        log_sigmoid = np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))
-        if self._pos_weight is not None:
-            log_sigmoid = log_sigmoid * ((self._pos_weight - 1) * y + 1)
-        return np.asarray(self._weighted((1 - y) * x - log_sigmoid)), x.size
+        return np.asarray(self._weighted(self._blockwise(_cross_entropy))), x.size
 
     def _gradient(self, grad):
-        # exp overflows to inf far below zero, and 1/inf is the sigmoid there.
-        sigmoid = 1 / (1 + np.exp(-self._x))
-        if self._pos_weight is None:
-            slope = sigmoid - self._y
-        else:
-            positive = self._pos_weight * self._y
-            slope = (positive + 1 - self._y) * sigmoid - positive
-        return np.asarray(self._weighted(slope * grad))
+        slope = self._blockwise(_slope)
+        slope *= grad
+        return np.asarray(self._weighted(slope))
+
+    def _blockwise(self, function):
+        """Return what function(x, y, out, pos_weight or None) writes into a new array."""
+        out = np.empty(self._x.shape, self._x.dtype)
+        arrays = [self._x, self._y, out]
+        if self._pos_weight is not None:
+            arrays.append(np.broadcast_to(self._pos_weight, out.shape))
+        blockwise(function, *arrays)
+        return out
+
+
+def _cross_entropy(x, y, out, pos_weight=None):
+    small = np.abs(x)
+    np.negative(small, out=small)
+    np.exp(small, out=small)
+    log1p(small, out=out)
+    np.subtract(np.minimum(constant(0, x), x, out=small), out, out=out)  # log sigmoid(x)
+    if pos_weight is not None:
+        out *= (pos_weight - 1) * y + 1
+    rest = 1 - y
+    rest *= x
+    np.subtract(rest, out, out=out)
+
+
+def _slope(x, y, out, pos_weight=None):
+    np.negative(x, out=out)
+    np.exp(out, out=out)  # overflows to inf far below zero, and 1/inf is the sigmoid there
+    out += 1
+    np.divide(1, out, out=out)
+    if pos_weight is None:
+        out -= y
+    else:
+        positive = pos_weight * y
+        out *= positive + 1 - y
+        out -= positive
