@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+import impl
 import parity
 from parity import Verdict
 from parity.checking import make_pair
@@ -124,6 +125,14 @@ def test_rounding_that_a_few_moves_do_not_show_is_measured_again():
         unmoved = judge64(ref + off, ref, np.zeros_like(ref))
         assert not unmoved.inside
         assert pair._second_look(draw, "forward", unmoved, ref + off, ref)[1] is verdict
+
+
+def test_cancellation_that_float32_in_double_does_not_show_is_no_fault():
+    """Of two items x̂ is ±1: the gradient is what 1 - x̂² leaves, and no float32 error tells."""
+    for seed in range(4):  # impl standardises float32 in double
+        sides = [library.BatchNorm1d(1, eps=1e-6) for library in (impl, nn)]
+        report = parity.check(*sides, (2, 1), rungs=["float64", "float32"], seed=seed)
+        assert report.passed, report
 
 
 def test_another_number_of_outputs_is_said_once_as_what_it_is():

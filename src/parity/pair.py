@@ -23,6 +23,7 @@ from parity.ladder import (
     differences,
     judge32,
     judge64,
+    largest,
     response,
     shrink_ratio,
     verdict32,
@@ -38,6 +39,7 @@ from parity.torch_side import TorchSide
 PERTURBED = 3  # one-ulp runs of the reference in float64: the noise
 LARGE = 1e4  # the scale of large inputs and upstream gradients
 SECOND_LOOK = 16  # one-ulp runs before rounding is called rougher than torch's
+SLIGHT = 2.0**-20  # of the answer: an error that cancellation alone may have made
 YARDSTICKS = 4  # perturbed float32 runs beside torch's plain one
 
 
@@ -252,8 +254,10 @@ class Pair:
             verdict = verdict64(judged, 1.0)  # refined where it is outside
             if verdict is Verdict.MISMATCH and not judged.nonfinite:
                 judged, verdict = self._classify(draw, name, judged, own, ref, elements)
-            if verdict is Verdict.INACCURATE and not pinned and name not in elements:
-                judged, verdict = self._second_look(draw, name, judged, own, ref)
+            slight = not judged.nonfinite and judged.error <= SLIGHT * largest(ref)
+            rough = verdict is Verdict.INACCURATE or (verdict is Verdict.MISMATCH and slight)
+            if rough and not pinned and name not in elements:
+                judged, verdict = self._second_look(draw, name, judged, own, ref, verdict)
             found.append(Judged(name, "float64", verdict, judged, draw, own, ref))
         return found
 
@@ -284,12 +288,19 @@ class Pair:
         return replace(judged, shrink=shrink), verdict64(judged, shrink)
 
     def _second_look(
-        self, draw: Draw, name: str, judged: Judgement, own: Array, ref: Array
+        self,
+        draw: Draw,
+        name: str,
+        judged: Judgement,
+        own: Array,
+        ref: Array,
+        verdict: Verdict = Verdict.INACCURATE,
     ) -> tuple[Judgement, Verdict]:
-        """Measure the noise again before rounding is called rougher than torch's.
+        """Measure the noise again before a slight error is called rough, or a fault.
 
         A few one-ulp moves may all be swallowed by a large common term, or fall alike: more of
         them are made, and torch's own float32 error shows what its formula loses by cancellation.
+        A layer that computes float32 in double hides by that that its float64 error is rounding.
         """
         narrow = draw.rounded(np.float32)
         try:
@@ -297,14 +308,14 @@ class Pair:
             r64 = self.theirs(narrow).quantities.get(name)
             runs = self.perturbed(draw, "float64", SECOND_LOOK)
         except LayerError:
-            return judged, Verdict.INACCURATE
+            return judged, verdict
         noise = response(ref, [a for r in runs if (a := r.get(name)) is not None])
         if r32 is not None and r64 is not None:
             noise = np.maximum(noise, SCALE_GAP * differences(r32, r64))
         again = judge64(own, ref, noise, axis=channel_axis(name, ref))
         if again.inside and not again.undecided:
             return again, Verdict.MATCH
-        return judged, Verdict.INACCURATE
+        return judged, verdict
 
     def float32(
         self,
