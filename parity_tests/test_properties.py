@@ -1,6 +1,7 @@
 """Random layers, options, shapes: correct ones pass, mutated fail; a shrunk row to paste."""
 
 import contextlib
+from dataclasses import replace
 
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 import impl
 import parity
 import reference
-from fixtures.mutants.row import changed
+from fixtures.cases.rows import loss
+from fixtures.mutants.row import changed, input_gradient, output
 
 RUNGS = ("exact", "float64", "float32")
 SHORT = settings(
@@ -64,6 +66,67 @@ def poolings(draw):
     }
     size = tuple(k + draw(st.integers(0, 4)) for k in kernel)
     return config, (draw(st.integers(1, 3)), draw(st.integers(1, 2)), *size)
+
+
+@st.composite
+def functions(draw):
+    """A function without parameters with any of its options, and a shape of any rank."""
+    shape = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
+    number = st.floats(0.05, 3.0)
+    kind, config = draw(st.one_of(
+        st.sampled_from([("ReLU", {}), ("Sigmoid", {}), ("Tanh", {})]),
+        number.map(lambda a: ("LeakyReLU", {"negative_slope": a})),
+        number.map(lambda a: ("ELU", {"alpha": a})),
+        st.tuples(number, st.floats(1.0, 30.0)).map(
+            lambda ab: ("Softplus", {"beta": ab[0], "threshold": ab[1]})),
+        st.tuples(st.sampled_from(["Softmax", "LogSoftmax"]), st.integers(0, len(shape) - 1)).map(
+            lambda given: (given[0], {"dim": given[1]})),
+    ))  # fmt: skip
+    return kind, config, shape
+
+
+@st.composite
+def losses(draw):
+    """A loss with any of its options, and inputs of any number of samples and classes."""
+    samples, classes = draw(st.integers(1, 6)), draw(st.integers(2, 5))
+    config = {"reduction": draw(st.sampled_from(["mean", "sum", "none"]))}
+    shape, labels = (samples, classes), parity.labels(samples, classes=classes)
+    kind = draw(st.sampled_from(["CrossEntropyLoss", "NLLLoss", "MSELoss", "BCELoss"]))
+    scores = {"NLLLoss": parity.log_probabilities, "BCELoss": parity.uniform}
+    prediction = scores.get(kind, parity.normal)(*shape)
+    if kind in ("MSELoss", "BCELoss"):
+        return kind, config, (prediction, scores.get(kind, parity.normal)(*shape))
+    if draw(st.booleans()):
+        weights = st.lists(st.floats(0.1, 4.0), min_size=classes, max_size=classes)
+        config["weight"] = draw(weights)
+    if kind == "CrossEntropyLoss":
+        config["label_smoothing"] = draw(st.floats(0.0, 0.9))
+    return kind, config, (prediction, labels)
+
+
+@SHORT
+@given(functions())
+def test_functions_match_and_a_moved_output_fails(case):
+    kind, config, shape = case
+    with as_row(kind, config, shape):
+        assert report(kind, config, shape).passed
+        moved = output(getattr(impl, kind), lambda s, y, x: y * y.dtype.type(1 + 1e-6))
+        wrong = report(kind, config, shape, mine=moved)
+        # one class alone: its softmax is 1 and its log-softmax 0, which no factor moves
+        if kind != "LogSoftmax" or shape[config["dim"]] > 1:
+            assert "forward" in {f.quantity for f in wrong.failures}
+
+
+@SHORT
+@given(losses())
+def test_losses_match_and_a_halved_gradient_fails(case):
+    kind, config, inputs = case
+    row = loss(kind, "found", *inputs, **config)
+    with as_row(kind, config, *inputs):
+        assert row.report(rungs=RUNGS, diagnose=False).passed
+        half = input_gradient(getattr(impl, kind), lambda s, d, g: d / 2)
+        wrong = replace(row, mine=half).report(rungs=RUNGS, diagnose=False)
+        assert {f.quantity for f in wrong.failures} == {"grad_input0"}
 
 
 @SHORT
