@@ -1,30 +1,28 @@
 """Every loader against broken and hostile files: each is read or refused, and runs nothing."""
 
 import gzip
-import io
 import os
 import pickle
 import struct
-import tarfile
 import tracemalloc
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from fixtures import states
 from fixtures.data import cifar, fashion, idx, pickles
 from fixtures.data.base import DataError
 from fixtures.data.pickles import restricted_loads
+from fixtures.fuzz import mutations, problem
+from fixtures.fuzz_targets import LOADERS, TARGETS
 
 pytest.importorskip("hypothesis", reason="pip install 'torch-parity[dev]'")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 MEGABYTE = 1 << 20
-STATE = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(7)}
 FUZZ = settings(
     max_examples=40,
     deadline=None,
@@ -34,84 +32,18 @@ FUZZ = settings(
 )
 
 
-def small_pickle() -> bytes:
-    images = np.arange(2 * 3072).reshape(2, 3072).astype(np.uint8)
-    return pickle.dumps({b"data": images, b"fine_labels": [0, 55]}, protocol=2)
-
-
-def small_tar() -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in ("train", "test"):
-            member = tarfile.TarInfo(f"{cifar.FOLDER}/{name}")
-            member.size = len(small_pickle())
-            archive.addfile(member, io.BytesIO(small_pickle()))
-    return buffer.getvalue()
-
-
-def idx_bytes() -> bytes:
-    return b"\0\0\x08\x03" + struct.pack(">III", 2, 3, 4) + bytes(range(24))
-
-
-def torch_bytes() -> bytes:
-    buffer = io.BytesIO()
-    torch.save({name: torch.from_numpy(array) for name, array in STATE.items()}, buffer)
-    return buffer.getvalue()
-
-
-def npz_bytes() -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **STATE)
-    return buffer.getvalue()
-
-
-def safetensors_bytes() -> bytes:
-    return pytest.importorskip("safetensors.numpy").save(STATE)
-
-
-def csv_bytes() -> bytes:
-    header = ",".join(["label", *(f"pixel{n}" for n in range(1, 785))])
-    return "\n".join([header, *("3," + ",".join(["17"] * 784) for _ in range(2))]).encode()
-
-
-def in_folder(path: Path):
-    """Read a CIFAR-100 folder whose training part is the file under test."""
-    folder = path.parent / cifar.FOLDER
-    folder.mkdir(exist_ok=True)
-    (folder / "train").write_bytes(path.read_bytes())
-    (folder / "test").write_bytes(small_pickle())
-    return cifar.cifar100(folder, classes=(0, 55))
-
-
-LOADERS = {
-    "idx": (idx_bytes, idx.read_idx),
-    "idx-gz": (lambda: gzip.compress(idx_bytes(), mtime=0), idx.read_idx),
-    "csv": (csv_bytes, fashion.read_csv),
-    "cifar-folder": (small_pickle, in_folder),
-    "cifar-tar": (small_tar, lambda path: cifar.cifar100(path, classes=(0, 55))),
-    "cifar-tar-gz": (
-        lambda: gzip.compress(small_tar(), mtime=0),
-        lambda path: cifar.cifar100(path, classes=(0, 55)),
-    ),
-    "npz": (npz_bytes, states.load_npz),
-    "safetensors": (safetensors_bytes, states.load_safetensors),
-    "torch": (torch_bytes, states.load_torch),
-}
-
-
 class Loader:
     """One kind of file: `good` bytes, and `read` for any others; short in a failure's text."""
 
     def __init__(self, kind: str, folder: Path):
-        make, self.load = LOADERS[kind]
-        self.kind, self.good, self.path = kind, make(), folder / "file"
+        target = LOADERS[kind]
+        self.kind, self.good, self.target, self.folder = kind, target.good[0](), target, folder
 
     def __repr__(self) -> str:
         return self.kind
 
     def read(self, data: bytes):
-        self.path.write_bytes(data)
-        return self.load(self.path)
+        return self.target.read(data, self.folder)
 
 
 @pytest.fixture(params=LOADERS)
@@ -135,6 +67,15 @@ def survives(read, data: bytes) -> bool:
 def test_good_files_are_read(loader):
     good, read = loader.good, loader.read
     assert survives(read, good)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_parser_reads_or_refuses(name):
+    """Some inputs of what `python -m fixtures.fuzz` draws for as long as it is asked to."""
+    if name.startswith(("safetensors", "bundle")):
+        pytest.importorskip("safetensors", reason="pip install safetensors")
+    changed = mutations(TARGETS[name], number=0)
+    assert [text for _ in range(20) if (text := problem(TARGETS[name], next(changed)))] == []
 
 
 def test_truncations(loader):

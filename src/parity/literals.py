@@ -6,6 +6,7 @@ import ast
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,22 +133,25 @@ def _spec(name: str, text: str) -> Any:
 def _array(path: Path) -> Any:
     import numpy as np
 
+    shown = str(path) if str(path).isprintable() else repr(str(path))
     if path.suffix != ".npy":
-        raise UsageError(f"{path} is no .npy file; write it with numpy.save('data.npy', array)")
+        raise UsageError(f"{shown} is no .npy file; write it with numpy.save('data.npy', array)")
     if not path.is_file():
-        raise UsageError(f"{path} is not there; {INPUTS}")
+        raise UsageError(f"{shown} is not there; {INPUTS}")
     if path.stat().st_size > 8 * MOST_ELEMENTS + 4096:
-        raise UsageError(f"{path} holds {path.stat().st_size:,} bytes, more than an input may have")
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError, SyntaxError, TypeError) as error:
-        text = str(error).partition("\n")[0]
-        raise UsageError(f"{path} cannot be read as a NumPy array: {text}") from error
-    if not isinstance(array, np.ndarray):
         raise UsageError(
-            f"{path} is an archive; write one array with numpy.save('data.npy', array)"
+            f"{shown} holds {path.stat().st_size:,} bytes, more than an input may have"
         )
-    return array
+    try:
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if file.read(4) == b"PK\x03\x04":
+                raise ValueError("it is an archive; write one array with numpy.save")
+            # mapped, and not read, until the header's claims have been held against the file
+            return np.array(np.lib.format.open_memmap(path, mode="r"))
+    except Exception as error:  # numpy's reader lets through what its tokenizer raises, and more
+        text = str(error).partition("\n")[0]
+        raise UsageError(f"{shown} cannot be read as a NumPy array: {text}") from error
 
 
 def name_map(texts: Iterable[str]) -> dict[str, Any]:
