@@ -61,13 +61,25 @@ class Draw:
             if how == "inward":
                 target = np.zeros((), dtype)
             elif how == "random":
-                target = np.where(rng.random(narrow.shape) < 0.5, -np.inf, np.inf).astype(dtype)
+                return _stepped(narrow, rng.random(narrow.shape) < 0.5).astype(np.float64)
             else:
                 target = np.asarray(np.inf if how == "up" else -np.inf, dtype=dtype)
             with np.errstate(over="ignore", under="ignore"):
                 return np.nextafter(narrow, target).astype(np.float64)
 
         return self.map(move, inputs=inputs)
+
+
+def _stepped(narrow: Array, down: Array) -> Array:
+    """Return each value's next number, below it where ``down`` holds and above it elsewhere."""
+    if narrow.itemsize <= 8 and np.isfinite(narrow).all() and narrow.all():
+        # The bits of one sign's numbers are in their order, so that the next number is the next
+        # integer: np.nextafter, a call for each element, made up a quarter of a check.
+        bits = narrow.view(f"i{narrow.itemsize}")
+        return np.asarray(bits + 1 - 2 * (down ^ (bits < 0)).astype(bits.dtype)).view(narrow.dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        target = np.where(down, -np.inf, np.inf).astype(narrow.dtype)
+        return np.nextafter(narrow, target)
 
 
 def random_weights(
