@@ -262,6 +262,8 @@ def as_spec(value: Any, position: int) -> Spec:
         if probe.dtype.kind != "f":
             return Spec("function_int", probe.shape, source=value)
         return Spec("function", probe.shape, source=value)
+    if isinstance(value, int):
+        possible += "; the shape of a lone input stands in brackets of its own: ((8, 4),)"
     raise UsageError(f"input {position} is {type(value).__name__} {value!r}; {possible}")
 
 
