@@ -64,6 +64,46 @@ MISTAKES = {
         lambda: linear(weights={"weight": np.full((3, 4), np.nan)}),
         "weights['weight'] holds NaN or infinity, which would hide every difference",
     ),
+    "expects-zero-name": (
+        lambda: linear(expects_zero=["grad_wieght"]),
+        "expects_zero names 'grad_wieght', did you mean 'grad_weight'?; possible: forward, ",
+    ),
+    "timeout": (
+        lambda: linear(timeout=3),
+        "timeout=3 needs isolate=True: only a process of its own can be held to it",
+    ),
+    "memory": (
+        lambda: linear(memory=500),
+        "memory=500 needs isolate=True: only a process of its own can be held to it",
+    ),
+    "timeout-true": (
+        lambda: linear(timeout=True, isolate=True),
+        "timeout is True; it must be a positive number",
+    ),
+    "device": (
+        lambda: linear(device="cuda"),
+        "device='cuda' is for a torch module under test; mine is Linear, which computes on the CPU",
+    ),
+    "sides-swapped": (
+        lambda: parity.check(nn.Linear(4, 3), impl.Linear(4, 3), SIZE),
+        "theirs is Linear, which has a backward of its own: it looks hand-written, and mine comes",
+    ),
+    "axes-number": (
+        lambda: parity.axes(impl.Linear(4, 3), inputs=3),
+        "axes got inputs=3; give an order such as (0, 2, 3, 1), or a list of them",
+    ),
+    "predictions-length": (
+        lambda: parity.compare_predictions([1, 2], [1], [1, 2]),
+        "predictions and truth differ in length: 2 for mine, 1 for torch, 2 for truth",
+    ),
+    "predictions-kind": (
+        lambda: parity.compare_predictions(None, [1], [1]),
+        "mine holds None; give labels of one kind, integers or strings",
+    ),
+    "predictions-margin": (
+        lambda: parity.compare_predictions([1], [1], [1], margin="a"),
+        "margin is 'a'; give a number, 0.01 for one percentage point",
+    ),
     "factory": (
         lambda: parity.check(fails, nn.Linear(4, 3), SIZE),
         "mine is fails, which raised ZeroDivisionError: no layer today; it must make the layer",
@@ -106,3 +146,66 @@ def test_numbers_that_are_nan_throughout_prove_nothing():
     report = parity.check(impl.Linear(4, 3), nn.Linear(4, 3), np.full(SIZE, np.nan))
     assert not report.passed
     assert "the reference's output is NaN throughout" in str(report)
+
+
+def test_a_gap_that_names_nothing_is_told_from_a_closed_one():
+    report = linear(gaps={"grad_wieght": "not yet"}, rungs=["float64"])
+    words = "the gap names 'grad_wieght', which is not compared, did you mean 'grad_weight'?"
+    assert words in str(report)
+    assert "is closed: delete its line" in str(linear(gaps={"grad_weight": "not yet"}))
+
+
+class Affine:
+    """A layer with one attribute that raises; `broken` says which."""
+
+    broken = "params"
+
+    def __init__(self):
+        self._params = {"weight": np.zeros((3, 4)), "bias": np.zeros(3)}
+        self._grads = {}
+
+    def _get(self, name):
+        if self.broken == name:
+            raise ZeroDivisionError(f"no {name}")
+        return {"params": self._params, "grads": self._grads, "buffers": {}}[name]
+
+    params = property(lambda self: self._get("params"))
+    grads = property(lambda self: self._get("grads"))
+    buffers = property(lambda self: self._get("buffers"))
+
+    def forward(self, x):
+        return x @ self._params["weight"].T + self._params["bias"]
+
+    def backward(self, grad):
+        return grad @ self._params["weight"]
+
+
+@pytest.mark.parametrize("broken", ["params", "grads", "buffers"])
+@pytest.mark.parametrize("factory", [False, True])
+def test_an_attribute_that_raises_is_a_finding(broken, factory):
+    kind = type("Broken", (Affine,), {"broken": broken})
+    report = parity.check(kind if factory else kind(), nn.Linear(4, 3), SIZE)
+    assert [f.verdict.name for f in report.findings] == ["ERROR"]
+    assert f"reading mine's attributes raised ZeroDivisionError: no {broken}" in str(report)
+    assert "in _get" in report.findings[0].evidence["traceback"]
+    with pytest.raises(parity.UsageError, match="raised ZeroDivisionError"):
+        parity.localise(kind(), nn.Linear(4, 3), SIZE)
+
+
+def test_a_gradient_that_cannot_be_read_before_backward_is_no_mistake():
+    class Lazy:
+        def __init__(self):
+            self.W, self.b, self.x, self.g = np.zeros((4, 3)), np.zeros(3), None, None
+
+        dW = property(lambda self: self.x.T @ self.g)
+        db = property(lambda self: self.g.sum(axis=0))
+
+        def forward(self, x):
+            self.x = x
+            return x @ self.W + self.b
+
+        def backward(self, grad):
+            self.g = grad
+            return grad @ self.W.T
+
+    assert parity.check(Lazy(), nn.Linear(4, 3), SIZE, rungs=["float64"]).passed

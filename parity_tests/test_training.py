@@ -464,6 +464,51 @@ REFUSED = {
     "labels": (dict(batches=[(X, Y + 0.5)]), "refuses"),
     "not-a-number": (dict(loss=(CROSS[0], nn.CrossEntropyLoss(reduction="none"))), "single number"),
     "scheduler": (dict(scheduler=3), "pair"),
+    "optimizers-swapped": (
+        dict(optimizer=(sgd()[1], sgd()[0])),
+        r"optimizer\[1\] raised TypeError: .*; the second of the pair takes parameters and returns",
+    ),
+    "both-mine": (dict(optimizer=(sgd()[0], sgd()[0])), r"optimizer\[1\] raised TypeError"),
+    "both-torch": (
+        dict(optimizer=(sgd()[1], sgd()[1])),
+        r"optimizer\[0\] raised TypeError: .*; the first of the pair is given the model",
+    ),
+    "optimizer-raises": (
+        dict(optimizer=(sgd()[0], lambda params: 1 / 0)),
+        r"optimizer\[1\] raised ZeroDivisionError: division by zero; the second of the pair",
+    ),
+    "scheduler-raises": (
+        dict(scheduler=(lambda optimizer: None, lambda optimizer: 1 / 0)),
+        r"scheduler\[1\] raised ZeroDivisionError: .*; the second of the pair takes torch's opt",
+    ),
+    "loss-class": (
+        dict(loss=(impl.CrossEntropyLoss, nn.CrossEntropyLoss())),
+        r"loss\[0\] is the class CrossEntropyLoss; give an instance: CrossEntropyLoss\(…\)",
+    ),
+    "torch-loss-class": (
+        dict(loss=(CROSS[0], nn.CrossEntropyLoss)),
+        r"loss\[1\] is the class CrossEntropyLoss; give an instance: CrossEntropyLoss\(…\)",
+    ),
+    "losses-swapped": (
+        dict(loss=(nn.CrossEntropyLoss(), impl.CrossEntropyLoss())),
+        r"loss\[1\] is CrossEntropyLoss, which has a backward of its own: it looks hand-written",
+    ),
+    "nan": (
+        dict(batches=[(X, Y), (np.where(np.eye(*X.shape) > 0, np.nan, X), Y)]),
+        r"batches\[1\] has nan in x at \(0, 0\): no number after it could be compared; leave out",
+    ),
+    "infinite-target": (
+        dict(batches=[(X, np.full(X.shape, np.inf))]),
+        r"batches\[0\] has inf in y at \(0, 0\)",
+    ),
+    "expects-zero": (
+        dict(expects_zero=["grad_0.wieght"]),
+        r"expects_zero names 'grad_0.wieght', did you mean 'grad_0.weight'\?; possible: traject",
+    ),
+    "weights": (
+        dict(weights={"0.weight": "0.wieght"}),
+        r"weights names '0.wieght', did you mean '0.weight'\?",
+    ),
 }  # fmt: skip
 
 
@@ -473,6 +518,25 @@ def test_mistakes_get_one_clear_line(name):
     with pytest.raises(parity.UsageError, match=text) as caught:
         train(**change)
     assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_is_no_number_from_the_first_step_proves_nothing():
+    class Undefined(impl.CrossEntropyLoss):
+        def forward(self, prediction, target):
+            return super().forward(prediction, target) * np.nan
+
+    class Theirs(nn.CrossEntropyLoss):
+        def forward(self, prediction, target):
+            return super().forward(prediction, target) * float("nan")
+
+    report = train(loss=(Undefined(), Theirs()))
+    assert not report.passed
+    assert "the reference's loss is nan at the first step" in str(report)
+
+
+def test_a_gap_that_names_nothing_is_told_from_a_closed_one():
+    report = train(gaps={"grad_0.wieght": "old"})
+    assert "the gap names 'grad_0.wieght', which is not compared, did you mean" in str(report)
 
 
 def test_batches_that_change_when_asked_again_are_refused():

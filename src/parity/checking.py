@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from parity.adapting import adapt
-from parity.findings import Report, UsageError
+from parity.findings import Cause, Finding, Report, UsageError, Verdict
 from parity.names import fitting, name_map
-from parity.options import Options, make_options
+from parity.options import Options, known_zero, make_options
+from parity.outcomes import LayerError
+from parity.settings import EveryDevice
 from parity.specs import Spec, as_spec
+from parity.subjects import said, unheld
 
 
 def check(mine: Any, theirs: Any, *inputs: Any, **options: Any) -> Report:
@@ -40,7 +46,37 @@ def examine_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Optio
     """Run the whole examination in this process; see :func:`check`."""
     from parity.examining import examine
 
-    return examine(make_pair(mine, theirs, inputs, options), mine, theirs)
+    try:
+        pair = make_pair(mine, theirs, inputs, options)
+    except Unreadable as error:
+        kind = mine if isinstance(mine, type) else type(mine)
+        return _unreadable(error, options.case or kind.__name__)
+    return examine(pair, mine, theirs)
+
+
+class Unreadable(UsageError):
+    """The hand-written side raised while it was looked at, before it was run."""
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turn whatever mine's attributes raise into :class:`Unreadable`."""
+    try:
+        yield
+    except (UsageError, LayerError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise Unreadable(f"reading mine's attributes raised {said(error)}") from error
+
+
+def _unreadable(error: Unreadable, case: str) -> Report:
+    from parity.environment import versions
+
+    trace = "".join(traceback.format_exception(error.__cause__, limit=-6))
+    facts = {"message": str(error), "traceback": trace}
+    cause = Cause("raised", str(error))
+    finding = Finding(case, "forward", verdict=Verdict.ERROR, cause=cause, evidence=facts)
+    return Report(case, (finding,), versions=versions())
 
 
 def make_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options) -> Any:
@@ -49,7 +85,6 @@ def make_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options)
     Raises UsageError where a side, an input or an option is not usable.
     """
     from parity.pair import Pair
-    from parity.subjects import unheld
     from parity.torch_side import TorchSide
 
     if not inputs:
@@ -58,11 +93,17 @@ def make_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options)
         )
     specs: tuple[Spec, ...] = tuple(as_spec(value, i) for i, value in enumerate(inputs))
     reference = TorchSide(theirs, "theirs")
-    subject = adapt(mine, options)
+    with _reading():
+        subject = adapt(mine, options)
     names, fixed = name_map(subject, options.weights)
     fitting(options.weights, fixed, reference.params | reference.buffers)
-    runner = subject.spawn("float64")
-    taken = getattr(runner, "takes_upstream", None)
+    known_zero(options, _quantities(reference, len(specs)))
+    _refuse_device(options, subject)
+    with _reading():
+        runner = subject.spawn("float64")
+        taken = getattr(runner, "takes_upstream", None)
+        takes_upstream = taken is None or taken()
+        lacking = unheld(runner, reference.buffers, names)
     pair = Pair(
         subject,
         reference,
@@ -71,13 +112,32 @@ def make_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options)
         names,
         fixed,
         case=options.case or subject.title,
-        upstream_taken=taken is None or taken(),
-        unheld=unheld(runner, reference.buffers, names),
+        upstream_taken=takes_upstream,
+        unheld=lacking,
     )
     settle = getattr(subject, "settle", None)
     if settle is not None:
-        settle(pair)
+        with _reading():
+            settle(pair)
     return pair
+
+
+def _quantities(reference: Any, inputs: int) -> list[str]:
+    """Return what is compared under these names, outputs beyond the first aside."""
+    found = ["forward", *(f"grad_input{i}" for i in range(inputs))]
+    found += [f"grad_{name}" for name in reference.params]
+    return found + [f"buffer_{name}" for name in reference.buffers]
+
+
+def _refuse_device(options: Options, subject: Any) -> None:
+    """A device is for a torch layer under test: arrays are computed on the CPU."""
+    device = options.device
+    if device in (None, "cpu") or hasattr(subject, "side") or isinstance(device, EveryDevice):
+        return
+    raise UsageError(
+        f"device={device!r} is for a torch module under test; mine is {subject.title}, which "
+        "computes on the CPU: leave device out"
+    )
 
 
 def assert_parity(mine: Any, theirs: Any, *inputs: Any, **options: Any) -> None:

@@ -21,6 +21,10 @@ class UsageError(ValueError):
     """The harness was asked for something that it cannot do: says what, and how to mend it."""
 
 
+class WrongType(UsageError, TypeError):
+    """A UsageError about something of the wrong kind: a TypeError besides."""
+
+
 class Verdict(StrEnum):
     """What a comparison of one quantity concluded (docs: "read a verdict")."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -106,9 +107,27 @@ def make_options(given: Mapping[str, Any]) -> Options:
         values["device"] = str(values["device"])
     for name in ("timeout", "memory"):
         value = values.get(name)
-        if value is not None and not (isinstance(value, (int, float)) and value > 0):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not (isinstance(value, (int, float)) and value > 0):
             raise UsageError(f"{name} is {value!r}; it must be a positive number")
+        if not values.get("isolate"):
+            raise UsageError(
+                f"{name}={value!r} needs isolate=True: only a process of its own can be held to it"
+            )
     return Options(**values)
+
+
+def known_zero(options: Options, possible: Iterable[str]) -> None:
+    """Raise UsageError where ``expects_zero`` names what nothing is called here."""
+    if isinstance(options.expects_zero, bool):
+        return
+    known = list(possible)
+    for name in sorted(options.expects_zero):
+        if name not in known and not re.fullmatch(r"forward\d*", name):
+            raise UsageError(
+                f"expects_zero names {name!r}{nearest(name, known)}; possible: {_list(known)}"
+            )
 
 
 def _seed(name: str, value: Any) -> int:

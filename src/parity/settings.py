@@ -16,7 +16,7 @@ from parity.findings import UsageError
 FLAGS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("seeds", {"metavar": "SEEDS"}, "draw from these seeds: 0, or 0,3,7, or 0-19"),
     ("dtypes", {"metavar": "DTYPES"}, "judge in these precisions: float64, float32, or both"),
-    ("device", {"metavar": "DEVICE"}, "run the torch side there: cpu, cuda, cuda:1, mps"),
+    ("device", {"metavar": "DEVICE"}, "run torch modules under test there: cpu, cuda, cuda:1, mps"),
     ("report", {"metavar": "DIR"}, "write the report of the run into this folder"),
     (
         "strict",
@@ -27,6 +27,10 @@ FLAGS: tuple[tuple[str, dict[str, Any], str], ...] = (
 KEYS = (*(name for name, _, _ in FLAGS), "gaps")
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "xla", "mtia", "privateuseone", "meta")
 MOST_SEEDS = 100_000
+
+
+class EveryDevice(str):
+    """The device of a whole test run: it concerns the torch modules among its layers."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Settings:
         for name in ("dtypes", "device", "strict"):
             value = getattr(self, name)
             if value is not None:
-                found.setdefault(name, value)
+                found.setdefault(name, EveryDevice(value) if name == "device" else value)
         gaps = {**self.gaps.get("", {}), **self.gaps.get(case, {}), **(pinned.get("gaps") or {})}
         if gaps:
             found["gaps"] = gaps

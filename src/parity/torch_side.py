@@ -97,6 +97,11 @@ def as_module(target: Any, side: str) -> nn.Module:
         raise UsageError(
             f"{side} is the class {target.__name__}; give an instance: {target.__name__}(…)"
         )
+    if callable(getattr(target, "backward", None)):
+        raise UsageError(
+            f"{side} is {type(target).__name__}, which has a backward of its own: it looks "
+            "hand-written, and mine comes first, torch's second"
+        )
     if callable(target):
         return _Function(target)
     raise UsageError(

@@ -7,6 +7,7 @@ from typing import Any
 
 from parity.adapting import is_torch_module
 from parity.findings import FAILING, Cause, Finding, Report, UsageError, Verdict, unique
+from parity.vacuity import gap_text
 
 __all__ = ["check_training"]
 
@@ -129,14 +130,15 @@ def _same(mine: Any, theirs: Any) -> bool:
 def _gaps(findings: list[Finding], gaps: Any, case: str) -> list[Finding]:
     """A declared gap is skipped while it is open, and an error once it has closed."""
     for quantity, reason in gaps.items():
-        still = False
+        still = found = False
         for i, finding in enumerate(findings):
+            found = found or finding.quantity == quantity
             if finding.quantity == quantity and finding.verdict in FAILING | {Verdict.INACCURATE}:
                 still = True
                 facts = {**finding.evidence, "message": f"declared gap: {reason}"}
                 findings[i] = replace(finding, verdict=Verdict.SKIPPED, cause=None, evidence=facts)
         if not still:
-            text = f"the gap {quantity!r} ({reason}) is closed: delete its line"
+            text = gap_text(quantity, reason, [] if found else findings)
             findings.append(
                 Finding(
                     case, quantity, verdict=Verdict.ERROR, cause=Cause("gap_closed", text),

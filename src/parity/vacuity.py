@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 
 from parity.draws import Draw
 from parity.examination import Examination
-from parity.findings import FAILING, Verdict, unique
+from parity.findings import FAILING, Finding, Verdict, unique
 from parity.judged import Judged
 from parity.ladder import largest
+from parity.options import nearest
 from parity.outcomes import Array
 from parity.pair import Pair
 
@@ -59,6 +61,17 @@ def _constant_everywhere(values: list[Array]) -> bool:
     return all(bool((array == first).all()) for array in values)
 
 
+def gap_text(quantity: str, reason: str, others: Iterable[Finding]) -> str:
+    """Say that a gap has closed or, where ``others`` were compared, that it names nothing."""
+    known = unique(f.quantity for f in others)
+    if not known:
+        return f"the gap {quantity!r} ({reason}) is closed: delete its line"
+    return (
+        f"the gap names {quantity!r}, which is not compared{nearest(quantity, known)}; "
+        f"compared: {', '.join(known)}"
+    )
+
+
 def close_gaps(exam: Examination) -> None:
     """A declared gap is skipped while it is open, and an error once it has closed."""
     gaps = exam.pair.options.gaps
@@ -72,12 +85,7 @@ def close_gaps(exam: Examination) -> None:
             )
             exam.failed.pop(i, None)
         if not still:
-            known = ", ".join(unique(f.quantity for f in exam.findings))
-            text = (
-                f"the gap {quantity!r} ({reason}) is closed: delete its line"
-                if mine
-                else f"the gap names {quantity!r}, which is not compared; compared: {known}"
-            )
+            text = gap_text(quantity, reason, [] if mine else exam.findings)
             exam.add(
                 Judged(
                     quantity, "float64", Verdict.ERROR, None, Draw(()), message=text,

@@ -150,10 +150,18 @@ def grad_names(name: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def held(owner: Any, name: str) -> Any:
+    """Return an attribute; None where reading it fails, as a gradient's may before backward."""
+    try:
+        return getattr(owner, name, None)
+    except Exception:
+        return None
+
+
 def grad_of(owner: Any, name: str, value: Any) -> Any:
     """Return the gradient that ``owner`` keeps for ``name``: an attribute or a dict entry."""
     for text in grad_names(name):
-        found = getattr(owner, text, None)
+        found = held(owner, text)
         if is_numbers(found) or isinstance(found, float):
             return found
     for store in GRAD_STORES:

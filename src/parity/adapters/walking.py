@@ -12,6 +12,7 @@ from parity.adapters.slots import (
     Slot,
     grad_names,
     grad_of,
+    held,
     hint_of,
     is_numbers,
     is_parameter,
@@ -89,7 +90,7 @@ def _attribute(owner: Any, name: str, full: str, value: Any) -> Slot | None:
     hint, group = hint_of(name)
     if value is None and hint not in BUFFERS:
         return None
-    paired = any(is_numbers(getattr(owner, text, None)) for text in grad_names(name)[:11])
+    paired = any(is_numbers(held(owner, text)) for text in grad_names(name)[:11])
     if not hint and not paired:
         return None
     return attribute_slot(owner, name, full, hint, group)

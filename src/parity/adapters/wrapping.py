@@ -136,6 +136,10 @@ def axes(layer: Any, inputs: Orders = None, outputs: Orders = None) -> AxesSubje
     from parity.adapting import adapt
 
     for what, given in (("inputs", inputs), ("outputs", outputs)):
+        if given is not None and not isinstance(given, (tuple, list)):
+            raise UsageError(
+                f"axes got {what}={given!r}; give an order such as (0, 2, 3, 1), or a list of them"
+            )
         if given is None or not all(isinstance(item, (int, np.integer)) for item in given):
             many = list(given or [])
         else:

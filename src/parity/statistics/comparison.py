@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.findings import UsageError, WrongType
 from parity.statistics import paired
 from parity.statistics.inputs import (
     check_alike,
@@ -134,7 +135,7 @@ def compare_predictions(
     ask whether they are equal within ±margin, a share of the items (0.01 is one percentage point).
     Where no item is discordant, the expected case with shared weights, p is 1 by definition.
 
-    Returns a PredictionComparison. Raises ValueError or TypeError, in one line, for what cannot be
+    Returns a PredictionComparison. Raises UsageError, in one line, for what cannot be
     compared: other lengths, nothing at all, NaN, labels that are not whole, a truth of two axes.
     """
     margin, confidence = check_margin(margin), check_confidence(confidence)
@@ -192,10 +193,10 @@ def _from_rights(right, other, agreement, margin, confidence, names, notes):
 def _check_names(names):
     listed = isinstance(names, tuple | list)
     if not listed or not all(isinstance(name, str) and name for name in names):
-        raise TypeError(f"names is {names!r}; give two strings, for example ('mine', 'torch')")
+        raise WrongType(f"names is {names!r}; give two strings, for example ('mine', 'torch')")
     names = tuple(names)
     if len(names) != 2 or names[0] == names[1] or "truth" in names:
-        raise ValueError(f"names is {names!r}; give two different ones, neither of them 'truth'")
+        raise UsageError(f"names is {names!r}; give two different ones, neither of them 'truth'")
     return names
 
 

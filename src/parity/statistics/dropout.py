@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from parity.findings import UsageError, WrongType
 from parity.statistics.inputs import as_array
 
 ALPHA = 1e-6  # how often, at most, a right mask is called wrong
@@ -85,11 +86,11 @@ def check_dropout_mask(masks: Any, p: float) -> DropoutCheck:
     and in memory order; how often whole slices agree; and whether counts spread as binomial ones
     do. With p = 0 or 1 the fraction alone is tested.
 
-    Returns a DropoutCheck. Raises ValueError for NaN, masks of different shapes, p outside 0 to 1
+    Returns a DropoutCheck. Raises UsageError for NaN, masks of different shapes, p outside 0 to 1
     and fewer than 64 elements, which could show nothing.
     """
     if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= float(p) <= 1:
-        raise ValueError(f"p is {p!r}; give the dropout probability, a number from 0 to 1")
+        raise UsageError(f"p is {p!r}; give the dropout probability, a number from 0 to 1")
     p, kept = float(p), _read_masks(masks)
     tests = {"kept fraction": float(_two_sided(kept.sum(), kept.size, 1 - p))}
     if 0 < p < 1:
@@ -111,19 +112,19 @@ def _read_masks(masks):
         masks = [as_array(mask, f"masks[{call}]") for call, mask in enumerate(masks)]
         shapes = sorted({mask.shape for mask in masks})
         if len(shapes) > 1:
-            raise ValueError(
+            raise UsageError(
                 f"masks differ in shape, {shapes[0]} and {shapes[1]}; give one for all"
             )
     masks = as_array(masks, "masks")
     if masks.dtype.kind == "U":
-        raise TypeError("masks holds strings; give numbers or booleans, zero where dropped")
+        raise WrongType("masks holds strings; give numbers or booleans, zero where dropped")
     if masks.size < SMALLEST:
-        raise ValueError(
+        raise UsageError(
             f"masks has {masks.size} elements, shape {masks.shape}; below {SMALLEST} nothing could "
             "be noticed: give more calls or a larger mask"
         )
     if masks.dtype.kind == "f" and np.isnan(masks).any():
-        raise ValueError(f"masks has {np.isnan(masks).sum()} NaN; give zero where dropped")
+        raise UsageError(f"masks has {np.isnan(masks).sum()} NaN; give zero where dropped")
     return masks != 0
 
 

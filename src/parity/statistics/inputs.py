@@ -5,19 +5,21 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from parity.findings import UsageError, WrongType
+
 
 def as_array(values, who):
     """`values` as a NumPy array; tensors are detached and copied to the host first.
 
-    Raises TypeError for what NumPy cannot read (or reads as a mere object) and ValueError for
-    ragged lists and masked entries.
+    Raises UsageError for what NumPy cannot read (or reads as a mere object), ragged lists and
+    masked entries.
     """
     if np.ma.is_masked(values):
-        raise ValueError(f"{who} has masked entries; remove them from all three arrays first")
+        raise UsageError(f"{who} has masked entries; remove them from all three arrays first")
     try:
         array = _to_numpy(values)
     except (ValueError, TypeError, RuntimeError) as error:
-        kind = ValueError if isinstance(error, ValueError) else TypeError
+        kind = UsageError if isinstance(error, ValueError) else WrongType
         reason = str(error).splitlines()[0]
         raise kind(f"{who} cannot be read as an array: {reason}") from None
     if array.dtype == object:
@@ -25,7 +27,7 @@ def as_array(values, who):
     elif array.dtype.kind == "T":
         array = array.astype(str)
     if array.dtype.kind not in "biufU":
-        raise TypeError(
+        raise WrongType(
             f"{who} has dtype {array.dtype}; give integers, strings, booleans or floats"
         )
     return array
@@ -48,7 +50,7 @@ def _from_objects(array, who):
             return np.array(items).reshape(array.shape)
     odd = [item for item in items if not isinstance(item, str | Real)]
     found = repr(odd[0]) if odd else "a mixture of strings and numbers"
-    raise TypeError(f"{who} holds {found}; give labels of one kind, integers or strings")
+    raise WrongType(f"{who} holds {found}; give labels of one kind, integers or strings")
 
 
 def read_labels(values, who):
@@ -58,12 +60,12 @@ def read_labels(values, who):
     """
     array = as_array(values, who)
     if array.size == 0:
-        raise ValueError(f"{who} is empty, shape {array.shape}; there is nothing to compare")
+        raise UsageError(f"{who} is empty, shape {array.shape}; there is nothing to compare")
     if array.ndim == 2 and array.dtype.kind != "U":
         return _from_scores(array, who), array.shape[1]
     if array.ndim != 1:
         what = "strings" if array.dtype.kind == "U" else "an array"
-        raise ValueError(
+        raise UsageError(
             f"{who} is {what} with shape {array.shape}; give labels (N,) or scores (N, C)"
         )
     return _whole(array, who), None
@@ -73,7 +75,7 @@ def read_truth(values):
     """True labels (N,): scores and one-hot rows are refused, for a truth is not a guess."""
     array = as_array(values, "truth")
     if array.ndim != 1:
-        raise ValueError(
+        raise UsageError(
             f"truth has shape {array.shape}; give labels (N,), "
             "for one-hot rows truth.argmax(axis=1)"
         )
@@ -82,13 +84,13 @@ def read_truth(values):
 
 def _from_scores(scores, who):
     if scores.shape[1] == 1:
-        raise ValueError(
+        raise UsageError(
             f"{who} has shape {scores.shape}, a single column whose argmax is always 0; "
             "give labels (N,), for a probability (p[:, 0] > 0.5)"
         )
     bad = np.isnan(scores).any(axis=1) if scores.dtype.kind == "f" else np.zeros(1, bool)
     if bad.any():
-        raise ValueError(f"{who} has NaN scores in {bad.sum()} rows, the first {bad.argmax()}")
+        raise UsageError(f"{who} has NaN scores in {bad.sum()} rows, the first {bad.argmax()}")
     return scores.argmax(axis=1)
 
 
@@ -100,7 +102,7 @@ def _whole(labels, who):
     bad = ~(np.isfinite(labels) & (labels == np.round(labels)) & (np.abs(labels) <= 2.0**53))
     if bad.any():
         first = int(bad.argmax())
-        raise ValueError(
+        raise UsageError(
             f"{who} holds {labels[first]} at position {first}, which is no class label; "
             "give whole numbers or strings (N,), or scores (N, C)"
         )
@@ -112,17 +114,17 @@ def check_alike(mine, theirs, truth, classes, names):
     sides = {names[0]: mine, names[1]: theirs, "truth": truth}
     if len({len(labels) for labels in sides.values()}) > 1:
         given = ", ".join(f"{len(labels)} for {name}" for name, labels in sides.items())
-        raise ValueError(f"predictions and truth differ in length: {given}")
+        raise UsageError(f"predictions and truth differ in length: {given}")
     texts = [name for name, labels in sides.items() if labels.dtype.kind == "U"]
     if 0 < len(texts) < 3:
         rest = [name for name in sides if name not in texts]
-        raise TypeError(
+        raise WrongType(
             f"{' and '.join(texts)} holds strings where {' and '.join(rest)} holds numbers; "
             "give all three the same labels"
         )
     for name, count in zip(names, classes, strict=True):
         if count is not None and (truth.min() < 0 or truth.max() >= count):
-            raise ValueError(
+            raise UsageError(
                 f"{name} has scores for {count} classes, labels 0 to {count - 1}, but truth holds "
                 f"{int(truth.min())} to {int(truth.max())}"
             )
@@ -131,9 +133,9 @@ def check_alike(mine, theirs, truth, classes, names):
 def check_fraction(value, name, low, high, hint):
     """`value` as a float strictly between `low` and `high`, else one line ending in `hint`."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} is {value!r}; give a number, {hint}")
+        raise WrongType(f"{name} is {value!r}; give a number, {hint}")
     if not (math.isfinite(value) and low < value < high):
-        raise ValueError(f"{name} is {value!r}; it must lie between {low} and {high}, {hint}")
+        raise UsageError(f"{name} is {value!r}; it must lie between {low} and {high}, {hint}")
     return float(value)
 
 

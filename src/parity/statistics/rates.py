@@ -8,6 +8,7 @@ from typing import Any
 
 from scipy import stats
 
+from parity.findings import UsageError, WrongType
 from parity.statistics.inputs import check_confidence
 
 
@@ -42,17 +43,17 @@ class Rate:
 def rate(successes: int, trials: int, *, confidence: float = 0.95) -> Rate:
     """The rate `successes / trials` with its exact interval (Clopper & Pearson 1934).
 
-    Raises TypeError where a count is no integer and ValueError unless 0 <= successes <= trials.
+    Raises UsageError where a count is no integer and unless 0 <= successes <= trials.
     """
     confidence = check_confidence(confidence)
     try:
         successes, trials = operator.index(successes), operator.index(trials)
     except TypeError:
-        raise TypeError(
+        raise WrongType(
             f"rate({successes!r}, {trials!r}): both must be whole numbers, a count and its trials"
         ) from None
     if not 0 <= successes <= trials:
-        raise ValueError(f"rate({successes}, {trials}): successes must lie between 0 and trials")
+        raise UsageError(f"rate({successes}, {trials}): successes must lie between 0 and trials")
     if not trials:  # SciPy refuses zero trials
         return Rate(0, 0, None, 0.0, 1.0, confidence)
     interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="exact")

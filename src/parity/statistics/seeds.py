@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from parity.findings import UsageError, WrongType
 from parity.statistics.comparison import PredictionComparison
 from parity.statistics.inputs import as_array, check_confidence, check_margin, plain
 
@@ -29,15 +30,15 @@ def combine_pvalues(pvalues: Iterable[float]) -> CombinedPValues:
     Fisher 1932 heeds the smallest most; Stouffer 1949 averages. Stouffer's sum is infinite at 0 and
     1, so p-values are first moved into the open interval, by less than a rounding error.
 
-    Raises ValueError unless all lie in 0 to 1 and there is at least one.
+    Raises UsageError unless all lie in 0 to 1 and there is at least one.
     """
     values = as_array(pvalues, "pvalues")
     if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "fiu":
-        raise ValueError(f"pvalues has shape {values.shape}; give one or more numbers, shape (K,)")
+        raise UsageError(f"pvalues has shape {values.shape}; give one or more numbers, shape (K,)")
     values = values.astype(np.float64)
     bad = ~((values >= 0) & (values <= 1))
     if bad.any():
-        raise ValueError(f"pvalues holds {values[bad][0]}; each must lie between 0 and 1")
+        raise UsageError(f"pvalues holds {values[bad][0]}; each must lie between 0 and 1")
     inside = np.clip(values, np.finfo(float).tiny, np.nextafter(1.0, 0.0))
     fisher, stouffer = (
         float(stats.combine_pvalues(inside, method=method).pvalue)
@@ -129,8 +130,8 @@ def compare_seeds(
     asks for the same direction throughout. The pooled table adds the counts up for display: items
     seen under several seeds are not independent, so no test is made of it.
 
-    margin, confidence: those of the comparisons, where they all share one. Raises TypeError for
-    anything but PredictionComparisons, ValueError for none, or for differing names or margins.
+    margin, confidence: those of the comparisons, where they all share one. Raises UsageError for
+    anything but PredictionComparisons, for none, or for differing names or margins.
     """
     comparisons = _check_comparisons(comparisons)
     margin = check_margin(_shared(comparisons, "margin") if margin is None else margin)
@@ -160,15 +161,15 @@ def _check_comparisons(comparisons):
     try:
         comparisons = list(comparisons)
     except TypeError:
-        raise TypeError(
+        raise WrongType(
             f"compare_seeds got {comparisons!r}; give a list of PredictionComparisons"
         ) from None
     if not comparisons:
-        raise ValueError("compare_seeds got no comparisons; give one or more")
+        raise UsageError("compare_seeds got no comparisons; give one or more")
     for place, one in enumerate(comparisons):
         if not isinstance(one, PredictionComparison):
             kind = type(one).__name__
-            raise TypeError(
+            raise WrongType(
                 f"comparisons[{place}] is a {kind}; give what compare_predictions returns"
             )
     _shared(comparisons, "names")
@@ -179,7 +180,7 @@ def _shared(comparisons, name):
     """The one value that all comparisons have for a field."""
     values = sorted({getattr(one, name) for one in comparisons})
     if len(values) > 1:
-        raise ValueError(f"comparisons differ in {name}, {values[0]} and {values[1]}; give one")
+        raise UsageError(f"comparisons differ in {name}, {values[0]} and {values[1]}; give one")
     return values[0]
 
 

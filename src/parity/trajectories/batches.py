@@ -115,6 +115,14 @@ def _as_batch(item: Any, who: str) -> Batch:
         raise UsageError(f"{who} is {what}; a batch is a pair (x, y) of arrays")
     arrays = [_as_array(value, who) for value in item]
     x, y = arrays[0], arrays[-1]
+    for name, array in zip(["x"] * (len(arrays) - 1) + ["y"], arrays, strict=True):
+        bad = np.argwhere(~np.isfinite(array))
+        if len(bad):
+            at = tuple(map(int, bad[0]))
+            raise UsageError(
+                f"{who} has {array[at]} in {name} at {at}: no number after it could be compared; "
+                "leave out or fill in what is missing"
+            )
     if x.ndim and y.ndim and len(x) != len(y):
         raise UsageError(
             f"{who} has x with shape {x.shape} and y with shape {y.shape}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import traceback
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -147,7 +148,11 @@ class MyRun:
             self.model = getattr(self.runner, "module", None) or _AsModel(self.runner)
         bind = getattr(plan.my_optimizer, "bind", None)  # parity.optimizer works on the runner
         maker, model = (plan.my_optimizer, self.model) if bind is None else (bind, self.runner)
-        self.optimizer = guarded("optimizer", self.outcome, maker, model)
+        try:
+            self.optimizer = guarded("optimizer", self.outcome, maker, model)
+        except LayerError as error:
+            _refuse_torchs(error)
+            raise
         self._check_optimizer()
         self.scheduler = None
         if plan.my_scheduler is not None:
@@ -239,6 +244,17 @@ class MyRun:
                 theirs = self.names.theirs(name)
                 found[theirs] = np.array(self.names.to_theirs(theirs, np.asarray(array)))
         return found
+
+
+def _refuse_torchs(error: LayerError) -> None:
+    """Raise UsageError where torch's optimizer refused what it was given in place of parameters."""
+    frames = traceback.walk_tb(error.__cause__.__traceback__ if error.__cause__ else None)
+    if any(frame.f_globals.get("__name__", "").startswith("torch.optim") for frame, _ in frames):
+        raise UsageError(
+            f"optimizer[0] raised {error}; the first of the pair is given the model: lambda model: "
+            "MySGD(model, lr=0.1), or lambda model: torch.optim.SGD(model.parameters(), lr=0.1) "
+            "for a torch module"
+        ) from error
 
 
 def my_state(optimizer: Any, model: Any) -> dict[str, dict[str, Array]]:

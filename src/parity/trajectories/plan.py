@@ -12,8 +12,8 @@ from parity.adapters.functional import Functions
 from parity.adapting import adapt, is_torch_module, keeps_contract
 from parity.draws import Draw, random_weights
 from parity.findings import UsageError
-from parity.names import NameMap, name_map
-from parity.options import Options, make_options
+from parity.names import NameMap, fitting, name_map
+from parity.options import Options, known_zero, make_options
 from parity.outcomes import Array
 from parity.specs import as_spec
 from parity.subjects import Subject
@@ -88,6 +88,9 @@ def make_plan(
         raise UsageError("the reference has no parameters: there is nothing to train")
     subject = adapt(model, options)
     names, fixed = name_map(subject, options.weights)
+    fitting(options.weights, fixed, theirs.params | theirs.buffers)
+    known = [f"{kind}_{name}" for name in theirs.params for kind in ("grad", "parameter")]
+    known_zero(options, ["trajectory", *theirs.params, *known])
     losses = _pair("loss", loss, "loss=(MyLoss(), torch.nn.CrossEntropyLoss())")
     makers = _factories("optimizer", "model", optimizer, "lambda params: torch.optim.SGD(params)")
     steppers = (None, None) if scheduler is None else _factories(
@@ -97,7 +100,7 @@ def make_plan(
         subject=subject,
         reference=theirs,
         my_loss=_loss_subject(losses[0], options),
-        their_loss=as_module(_made(losses[1]), "loss[1]"),
+        their_loss=as_module(losses[1], "loss[1]"),
         my_optimizer=makers[0],
         their_optimizer=makers[1],
         batches=Batches(batches, _epochs(epochs)),
@@ -128,10 +131,6 @@ def _is_object(item: Any) -> bool:
     return is_torch_module(item) or (keeps_contract(item) and not isinstance(item, Functions))
 
 
-def _made(loss: Any) -> Any:
-    return loss() if isinstance(loss, type) else loss
-
-
 def _pair(what: str, value: Any, example: str) -> tuple[Any, Any]:
     if isinstance(value, (tuple, list)) and len(value) == 2:
         return value[0], value[1]
@@ -159,6 +158,9 @@ def _epochs(value: Any) -> int:
 
 
 def _loss_subject(loss: Any, options: Options) -> Subject:
+    if isinstance(loss, type):
+        name = loss.__name__
+        raise UsageError(f"loss[0] is the class {name}; give an instance: {name}(…)")
     try:
         return adapt(loss, options)
     except UsageError as error:

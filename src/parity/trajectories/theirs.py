@@ -12,10 +12,19 @@ from torch import nn
 from parity.draws import Draw
 from parity.findings import UsageError
 from parity.outcomes import Array
+from parity.subjects import said
 from parity.torch_side import DTYPES, flatten
 from parity.trajectories.batches import Batch
 from parity.trajectories.plan import Plan
 
+OPTIMIZER = (
+    "the second of the pair takes parameters and returns a torch optimizer: "
+    "lambda params: torch.optim.SGD(params, lr=0.1)"
+)
+SCHEDULER = (
+    "the second of the pair takes torch's optimizer and returns a scheduler: "
+    "lambda optimizer: StepLR(optimizer, 10)"
+)
 PLAIN = ("SGD", "ASGD")  # every other optimizer divides by what it has seen of the gradient
 
 
@@ -60,11 +69,12 @@ class TorchRun:
         self._nudge_weights()
         self.named = dict(self.module.named_parameters())
         given = list(self.module.parameters())
-        self.optimizer = plan.their_optimizer(given)
+        self.optimizer = _from("optimizer[1]", plan.their_optimizer, given, OPTIMIZER)
         _check_optimizer(self.optimizer, given)
         self.scheduler = None
         if plan.their_scheduler is not None:
-            self.scheduler = plan.their_scheduler(self.optimizer)
+            made = _from("scheduler[1]", plan.their_scheduler, self.optimizer, SCHEDULER)
+            self.scheduler = made
         self.kept_grads: dict[str, Array] = {}
 
     @property
@@ -115,9 +125,9 @@ class TorchRun:
                 )
             if value.requires_grad:
                 value.backward()
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            if isinstance(error, UsageError):
-                raise
+        except UsageError:
+            raise
+        except Exception as error:
             text = str(error).strip().partition("\n")[0]
             raise UsageError(
                 f"the reference refuses the batch (x {batch.inputs[0].shape}, "
@@ -201,13 +211,20 @@ def state_of(optimizer: Any, module: nn.Module) -> dict[str, dict[str, Array]]:
     return found
 
 
+def _from(who: str, factory: Any, given: Any, wanted: str) -> Any:
+    """Return what the factory makes. Raises UsageError where it cannot."""
+    try:
+        return factory(given)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{who} raised {said(error)}; {wanted}") from error
+
+
 def _check_optimizer(optimizer: Any, given: list[nn.Parameter]) -> None:
     groups = getattr(optimizer, "param_groups", None)
     if not callable(getattr(optimizer, "step", None)) or groups is None:
-        raise UsageError(
-            f"optimizer[1] made {type(optimizer).__name__}; the factory takes parameters and "
-            "returns a torch optimizer: lambda params: torch.optim.SGD(params, lr=0.1)"
-        )
+        raise UsageError(f"optimizer[1] made {type(optimizer).__name__}; {OPTIMIZER}")
     known = {id(parameter) for parameter in given}
     if any(id(p) not in known for group in groups for p in group["params"]):
         raise UsageError(

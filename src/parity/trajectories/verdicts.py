@@ -144,7 +144,11 @@ class Judge:
         )  # fmt: skip
 
     def _vacuity(self, course: Course) -> Iterator[Finding]:
-        if course.failure is not None or course.narrow or course.overflow == 1:
+        if course.failure is not None or course.narrow:
+            return
+        if course.overflow == 1:
+            text = f"the reference's loss is {course.theirs[0]} at the first step"
+            yield self._finding("trajectory", Verdict.VACUOUS, message=text)
             return
         expected = self.plan.options.zero_expected
         if not course.moved and not expected("trajectory"):
