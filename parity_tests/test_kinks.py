@@ -10,12 +10,17 @@ from fixtures.cases.inputs import NOT_FINITE, ON_MARGIN, SIGNED_ZEROS
 
 
 class PassesAtZero(impl.ReLU):
-    def _chain(self, x, grad):
-        return grad * (x >= 0)
+    def forward(self, x):
+        self.x = x
+        return super().forward(x)
+
+    def backward(self, grad):
+        return np.where(self.x >= 0, grad, 0)
 
 
 class ClosedThreshold(impl.Threshold):
-    def _value(self, x):
+    def forward(self, x):
+        super().forward(x)
         return np.where(x < self.threshold, self.value, x).astype(x.dtype)
 
 
