@@ -181,6 +181,13 @@ CASES = [row("right"), row("wrong", "mean"), row("writes", "writes"), row("raise
     assert told == sorted(json.dumps(f.to_dict()) for f in whole.findings)
 
 
+def test_a_test_without_check_is_told_what_it_takes(project):
+    short = TABLE.replace("(case, check)", "(case)").replace("check(case)", "case.check()")
+    result = project('CASES = [row("right")]\n' + short)
+    outcomes(result, errors=1)
+    assert "def test_layers(case, check): check(case)" in result.stdout.str()
+
+
 def report_of_wrong(fault):
     """The report of case "wrong", made without pytest."""
     namespace = {}

@@ -11,6 +11,7 @@ from parity.findings import UsageError
 from parity.session import Fixture, Session, closed, current, opened
 from parity.settings import FLAGS, read_settings
 
+ARGUMENTS = ("case", "check")  # of a parametrized test
 SESSION = pytest.StashKey[Session]()
 RECORD = pytest.StashKey[Any]()  # what the controller gathers, its own and its workers' findings
 
@@ -62,7 +63,20 @@ def parity(request: pytest.FixtureRequest) -> Fixture:
 def table(rows: Iterable[tuple[Any, Any, str]]) -> pytest.MarkDecorator:
     """Return the decorator of ``def test(case, check)`` for rows of (case, check, id)."""
     params = [pytest.param(case, check, id=name) for case, check, name in rows]
-    return pytest.mark.parametrize(("case", "check"), params)
+    return pytest.mark.parametrize(ARGUMENTS, params)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Say what a parametrized test takes, before pytest misses an argument of it."""
+    ours = any(m.args[:1] == (ARGUMENTS,) for m in metafunc.definition.iter_markers("parametrize"))
+    if ours and not {*ARGUMENTS} <= {*metafunc.fixturenames}:
+        name = metafunc.function.__name__
+        pytest.fail(
+            f"@parity.parametrize gives every test a case and a check: "
+            f"def {name}(case, check): check(case)",
+            pytrace=False,
+        )
 
 
 @pytest.hookimpl(tryfirst=True)
