@@ -8,7 +8,7 @@ import numpy as np
 
 from parity.draws import Draw
 from parity.ends import LABEL as ENDS
-from parity.ends import bounded, sentinel
+from parity.ends import bounded, sentinel, unasked
 from parity.examination import Examination
 from parity.findings import FAILING, Verdict
 from parity.judged import Judged
@@ -170,7 +170,7 @@ def _saturates(pair: Pair) -> bool:
 
 
 def _other_sizes(pair: Pair) -> list[tuple[Shapes, Shapes]]:
-    """Return sizes beyond (N, C) that the user did not ask for: odd against even, wide against high.
+    """Return sizes that the user did not ask for: odd against even, wide against high.
 
     Beside each stands one that divides as the user's own does, for layers that want that.
     """
@@ -240,17 +240,9 @@ def _try(
 
 
 def _at_ends(pair: Pair, draw: Draw) -> list[Judged]:
-    """Judge a draw whose inputs stand at the ends of their domain, where none may be moved.
-
-    Infinities and NaN belong where torch has them. Where torch's own gradient is NaN (zero times
-    infinity) it has no answer, and any is taken.
-    """
+    """Judge a draw whose inputs stand at the ends of their domain, where none may be moved."""
     mine, theirs = pair.mine(draw), pair.theirs(draw)
-    for name, ref in theirs.quantities.items():
-        own = mine.quantities.get(name)
-        if name.startswith("grad_") and ref is not None and own is not None:
-            if ref.dtype.kind == own.dtype.kind == "f" and ref.shape == own.shape:
-                mine.quantities[name] = np.where(np.isnan(ref), ref, own)
+    mine.quantities = unasked(mine.quantities, theirs.quantities)
     return pair.float64(draw, mine, count=2, pinned=True, theirs=theirs)
 
 

@@ -202,12 +202,19 @@ def known(trial: Trial) -> list[Factor]:
 
 
 def ratio(own: Array, theirs: Array) -> float | None:
-    """Return k of own = k × theirs, read where theirs is large; None where it has no such k."""
+    """Return k of own = k × theirs, read where theirs is large; None where it has no such k.
+
+    NaN says that the two have no number to compare: infinities at the same places alone.
+    """
     if own.shape != theirs.shape or not theirs.size or theirs.dtype.kind != "f":
         return None
-    peak = np.abs(theirs).max()
-    if not np.isfinite(peak) or peak == 0:
+    finite = np.isfinite(theirs)
+    if not np.array_equal(finite, np.isfinite(own)):
         return None
+    own, theirs = own[finite], theirs[finite]
+    if not theirs.any():
+        return None if own.any() else math.nan
+    peak = np.abs(theirs).max()
     big = np.abs(theirs) >= 0.01 * peak
     k = float(np.median(own[big] / theirs[big]))
     if not math.isfinite(k) or np.abs(own - k * theirs).max() > CLOSE * abs(k) * peak:
@@ -224,10 +231,7 @@ def measured(trials: Sequence[Trial], name: str, base: Any = None) -> list[float
         if ref is None or own is None:
             found.append(math.nan)
             continue
-        if not ref.any() and not own.any():
-            found.append(math.nan)  # zero is k times zero for every k
-            continue
-        k = ratio(own, ref)
+        k = ratio(own, ref)  # zero is k times zero for every k
         if k is None:
             return None
         found.append(k)

@@ -10,6 +10,7 @@ from itertools import islice
 from parity.diagnosis.trials import Trial
 from parity.draws import Draw
 from parity.ends import LABEL as ENDS
+from parity.ends import unasked
 from parity.examination import Examination
 from parity.findings import Finding, Verdict
 from parity.judged import Judged
@@ -106,7 +107,10 @@ def make_trial(pair: Pair, draw: Draw) -> Trial | None:
     for asked in (draw, replace(draw, upstream=())):
         try:
             mine = pair.mine(asked)
-            return Trial(pair, pair.masked(draw, mine), mine.quantities)
+            trial = Trial(pair, pair.masked(draw, mine), mine.quantities)
+            if draw.label == ENDS:
+                trial.own = unasked(mine.quantities, trial.theirs)
+            return trial
         except LayerError as failure:
             if failure.phase not in ("backward", "shape"):
                 return None
