@@ -70,9 +70,10 @@ def multiple(k: float) -> str:
     if 0 < abs(k) < 1 and abs(1 / k - round(1 / k)) < 1e-9 and round(1 / abs(k)) > 1:
         return f"1/{1 / k:.6g}"
     text = f"{k:.6g}"
-    if text != "1" or k == 1:
+    if abs(k) == 1 or text not in ("1", "-1"):
         return text
-    return f"(1 {'+' if k > 1 else '-'} {abs(k - 1):.3g})"
+    size = abs(k)
+    return f"{text.removesuffix('1')}(1 {'+' if size > 1 else '-'} {abs(size - 1):.3g})"
 
 
 def second_axis(inputs: Sequence[Array]) -> str:
