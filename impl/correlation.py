@@ -107,10 +107,14 @@ class Geometry:
         upstream[..., width:] = 0
         return upstream
 
+    def block_columns(self, batch):
+        """Return how many columns the largest block has."""
+        return min(self.images, batch) * self.rows * self.wide
+
     def workspace(self, batch, dtype):
         """Return a flat buffer for the columns of the largest block."""
-        block = min(self.images, batch) * self.rows * self.wide
-        return np.empty(self.channels * self.kernel[0] * self.kernel[1] * block, dtype)
+        inner = self.channels * self.kernel[0] * self.kernel[1]
+        return np.empty(inner * self.block_columns(batch), dtype)
 
     @staticmethod
     def unroll(windows, workspace, groups):
@@ -157,15 +161,15 @@ def convolve(x, weight, bias, geometry, groups, blocks=None):
     g, out_channels = geometry, len(weight)
     y = np.empty((len(x), out_channels, *g.out), x.dtype)
     kernel = weight.reshape(groups, out_channels // groups, -1)
-    bias = None if bias is None else bias[:, None, None, None]
+    space = np.empty(out_channels * g.block_columns(len(x)), x.dtype)  # of the products, reused
     for n, n_end, row, end, columns in blocks or unrolled(x, g, groups):
-        product = (kernel @ columns).reshape(out_channels, n_end - n, end - row, g.wide)
-        product = product[..., : g.out[1]]
-        target = y[n:n_end, :, row:end].swapaxes(0, 1)
-        if bias is None:
-            target[...] = product
-        else:
-            np.add(product, bias, out=target)
+        product = space[: out_channels * columns.shape[2]]
+        np.matmul(kernel, columns, out=product.reshape(*kernel.shape[:2], -1))
+        product = product.reshape(out_channels, n_end - n, end - row, g.wide)
+        target = y[n:n_end, :, row:end]
+        target.swapaxes(0, 1)[...] = product[..., : g.out[1]]
+        if bias is not None:  # faster than in one pass, whose rows would be short
+            target += bias[:, None, None]
     return y
 
 
