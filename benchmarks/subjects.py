@@ -1,7 +1,7 @@
 """What is timed: every layer, loss, optimizer and model, in the sizes of the workloads and up."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -81,6 +81,7 @@ WORKLOAD = (
     _loss("CrossEntropyLoss", "workload", (10, 10), 10),
     _loss("NLLLoss", "workload", (128, 2), 2),
     _loss("MSELoss", "workload", (100, 1)),
+    _loss("BCELoss", "workload", (1000, 1)),
     _net("A1", "workload", nets.line_net, torch_nets.line_net, (4, 1, 5, 5), 2),
     _net(
         "A2",
@@ -154,12 +155,33 @@ LARGE = (
     _same("MaxPool2d", "large", (16, 64, 56, 56), 2),
     _same("Linear", "large", (512, 1024), 1024, 1024),
 )
+OTHERS = (  # what has no target of its own
+    _same("Conv2d", "others", (64, 32, 28, 28), 32, 32, 3, padding=1, groups=32),
+    _same("BatchNorm1d", "others", (128, 128), 128),
+    _same("Softmax", "others", (4096, 100), 1),
+    _same("LogSoftmax", "others", (4096, 100), 1),
+    _same("Flatten", "others", (10, 4, 6, 6)),
+    _same("Threshold", "others", (64, 32, 28, 28), 0.1, 0.5),
+    _loss("MultiMarginLoss", "others", (256, 10), 10),
+    _loss("BCELoss", "others", (4096, 100)),
+    _loss("BCEWithLogitsLoss", "others", (4096, 100)),
+)
 FUNCTIONS = ("ReLU", "LeakyReLU", "ELU", "Softplus", "Sigmoid", "Tanh")
 ELEMENTWISE = (
     *(_same(name, "elementwise", (VECTOR,)) for name in FUNCTIONS),
     _loss("MSELoss", "elementwise", (VECTOR,)),
 )
-SUBJECTS = (*WORKLOAD, *DENSE, *MEDIUM, *LARGE, *ELEMENTWISE)
+
+
+def _numbered(subjects):
+    """Return the subjects, the second of one name called "name (2)": rows go by their names."""
+    seen: dict[str, int] = {}
+    for subject in subjects:
+        count = seen[subject.name] = seen.get(subject.name, 0) + 1
+        yield subject if count == 1 else replace(subject, name=f"{subject.name} ({count})")
+
+
+SUBJECTS = tuple(_numbered((*WORKLOAD, *DENSE, *MEDIUM, *LARGE, *OTHERS, *ELEMENTWISE)))
 OPTIMIZERS = {
     "SGD": {"lr": 0.01, "momentum": 0.9},
     "Adam": {"lr": 1e-3},
@@ -219,6 +241,10 @@ def _losses(subject, mine, theirs, x, rng):
             x = np.log(np.exp(x) / np.exp(x).sum(1, keepdims=True))
     else:
         target = rng.standard_normal(subject.shape).astype(np.float32)
+        if "BCE" in subject.name:
+            target = rng.random(subject.shape, np.float32)
+        if "BCELoss" in subject.name:
+            x = 1 / (1 + np.exp(-x))
     t, y = torch.from_numpy(x.copy()).requires_grad_(True), torch.from_numpy(target)
 
     def own():

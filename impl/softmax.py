@@ -81,9 +81,9 @@ class _AlongAxis(Module):
                 rows[part] = function(*columns, 0).T
             return out
         if axis % out.ndim == 0:
-            return function(*arrays, axis)
+            return function(*arrays, axis, out)
         for part in blocks(len(out), out[0].size):
-            out[part] = function(*(array[part] for array in arrays), axis)
+            out[part] = function(*(array[part] for array in arrays), axis, out[part])
         return out
 
     def extra_repr(self) -> str:
@@ -98,16 +98,19 @@ class Softmax(_AlongAxis):
     an x that is not floating.
     """
 
-    def _value(self, x, axis):
-        y = x - np.maximum.reduce(x, axis=axis, keepdims=True)
+    # The formulas write into `out` where one is given, and return what they wrote.
+
+    def _value(self, x, axis, out=None):
+        y = np.subtract(x, np.maximum.reduce(x, axis=axis, keepdims=True), out=out)
         np.exp(y, out=y)
         y /= np.add.reduce(y, axis=axis, keepdims=True)
         return y
 
-    def _chain(self, y, grad, axis):
+    def _chain(self, y, grad, axis, out=None):
         # dx = y (g - Σ g y)
-        dx = grad * y
-        dx -= y * np.add.reduce(dx, axis=axis, keepdims=True)
+        dx = np.multiply(grad, y, out=out)
+        np.subtract(grad, np.add.reduce(dx, axis=axis, keepdims=True), out=dx)
+        dx *= y
         return dx
 
 
@@ -118,13 +121,13 @@ class LogSoftmax(_AlongAxis):
     for an x that is not floating.
     """
 
-    def _value(self, x, axis):
-        y = x - np.maximum.reduce(x, axis=axis, keepdims=True)
+    def _value(self, x, axis, out=None):
+        y = np.subtract(x, np.maximum.reduce(x, axis=axis, keepdims=True), out=out)
         y -= np.log(np.add.reduce(np.exp(y), axis=axis, keepdims=True))
         return y
 
-    def _chain(self, y, grad, axis):
+    def _chain(self, y, grad, axis, out=None):
         # dx = g - exp(y) Σ g
-        dx = np.exp(y)
+        dx = np.exp(y, out=out)
         dx *= np.add.reduce(grad, axis=axis, keepdims=True)
         return np.subtract(grad, dx, out=dx)
