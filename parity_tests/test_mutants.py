@@ -1,37 +1,36 @@
-"""A fixed third of the catalogue is killed and named; every unseen fault is killed."""
+"""The catalogue of faults is killed and named, none wrongly: a fixed quarter of it, and all."""
 
 import pytest
 
 from fixtures.mutants import FAMILIES, MUTANTS, UNSEEN
 from fixtures.mutants.row import tried
 
-# what is killed, and known to be left without its name: the study tells of these
-NAMELESS = {
-    "batchnorm2d-count-of-batch",
-    "batchnorm2d-running-var-of-mean",
-    "bce-unclamped",
-    "bce-unclamped-certain",
-    "dropout-fresh-mask",
-    "loop-never-evaluates",
-    "normalize-not-flattened-order",
-    "sgd-forgets-old",
-}
-SURVIVES = {"bce-unclamped"}  # probabilities of exactly 0 and 1 are not drawn unasked
+NAMED = 0.95  # of the faults whose cause is on a list: at least this share is named rightly
 
 
 @pytest.mark.parametrize("mutant", MUTANTS[::4], ids=lambda mutant: mutant.id)
 def test_a_mutant_is_killed_and_named(mutant):
     trial = tried(mutant)
-    assert trial.killed or mutant.id in SURVIVES, mutant.fault
-    if mutant.id not in NAMELESS:
-        assert trial.named, f"{mutant.fault}: {trial.names or 'no name'}, right: {trial.causes}"
+    assert trial.killed, mutant.fault
+    assert trial.named, f"{mutant.fault}: {trial.names or 'no name'}, right: {trial.causes}"
 
 
-@pytest.mark.parametrize("mutant", UNSEEN[::2], ids=lambda mutant: mutant.id)
+@pytest.mark.parametrize("mutant", UNSEEN[::3], ids=lambda mutant: mutant.id)
 def test_an_unseen_fault_is_killed_and_not_named_wrongly(mutant):
     trial = tried(mutant)
     assert trial.killed, mutant.fault
     assert not trial.names or trial.named, f"{mutant.fault} is called {trial.names}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [*FAMILIES, "unseen"])
+def test_a_whole_family_is_killed_and_named(family):
+    trials = [tried(mutant) for mutant in FAMILIES.get(family, UNSEEN)]
+    assert not [t.id for t in trials if not t.killed]
+    assert not [(t.id, t.names) for t in trials if t.misnamed]
+    known = [t for t in trials if t.causes]
+    named = [t for t in known if t.named]
+    assert len(named) >= NAMED * len(known), [t.id for t in known if not t.named]
 
 
 def test_the_catalogue_is_complete():
@@ -42,4 +41,3 @@ def test_the_catalogue_is_complete():
     for mutant in MUTANTS:
         assert mutant.fault, mutant.id
         assert mutant.causes, mutant.id
-    assert {*NAMELESS, *SURVIVES} <= set(ids)

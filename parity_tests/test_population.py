@@ -5,7 +5,8 @@ import json
 import pytest
 
 from fixtures.population import POPULATION
-from fixtures.study import check_of, curve, main
+from fixtures.study import main
+from fixtures.study_parts import check_of, curve
 from fixtures.study_tables import joined
 
 pytestmark = pytest.mark.slow  # with the slow tests: the quick run stays under three minutes
@@ -44,8 +45,8 @@ def part(**more):
 
 
 def row(id, killed=True, named=True, misnamed=False):
-    return {"id": id, "killed": killed, "named": named, "misnamed": misnamed, "known": True,
-            "names": ["a"], "causes": ["a"], "checks": ["forward"]}  # fmt: skip
+    return {"id": id, "seed": 0, "killed": killed, "named": named, "misnamed": misnamed,
+            "known": True, "names": ["a"], "causes": ["a"], "checks": ["forward"]}  # fmt: skip
 
 
 def test_parts_are_joined():
