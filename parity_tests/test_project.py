@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import types
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -212,6 +213,23 @@ def test_markdown_code_blocks_run(page, tmp_path):
     for block, output in zip(blocks, json.loads(done.stdout), strict=True):
         if block["output"] is not None:
             assert without_measured_numbers(output) == without_measured_numbers(block["output"])
+
+
+@pytest.mark.slow
+def test_the_readmes_line_for_each_form_runs(monkeypatch):
+    """The layers are those of docs/adapt.md; a form that the README shows stands on that page."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^parity\.assert_parity\(.*$", readme, re.MULTILINE)
+    assert len(lines) == 8
+    page = (ROOT / "docs" / "adapt.md").read_text(encoding="utf-8")
+    space = {"__name__": "adapt"}
+    monkeypatch.setitem(sys.modules, "adapt", types.ModuleType("adapt"))
+    for block in BLOCK.finditer(page):
+        if not block["skip"]:
+            exec(compile(block["code"], "<page>", "exec"), space)
+    for line in lines:
+        if "jax" not in line:
+            exec(line, space)
 
 
 def test_links_inside_the_repository_lead_somewhere():
