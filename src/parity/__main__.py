@@ -2,7 +2,9 @@
 
 import sys
 
-from parity.cli import main
+from parity.interrupts import at_once
 
 if __name__ == "__main__":
+    with at_once():
+        from parity.cli import main
     sys.exit(main())

@@ -17,6 +17,9 @@ DTYPES = ("float64", "float32")
 MODES = ("train", "eval")
 
 
+MOST_SEED, MOST_SEEDS = 2**63 - 1, 100_000  # what torch takes, and how many draws
+
+
 @dataclass(frozen=True)
 class Options:
     """What :func:`parity.check` may be asked for.
@@ -82,11 +85,13 @@ def make_options(given: Mapping[str, Any]) -> Options:
         if name in values and not (name == "seeds" and isinstance(values[name], tuple)):
             values[name] = _seed(name, values[name])
     for name, possible in (("dtypes", DTYPES), ("modes", MODES), ("rungs", RUNGS)):
-        if values.get(name) is not None:
+        if values.get(name) is None:
+            values.pop(name, None)
+        else:
             values[name] = _among(name, values[name], possible)
     if "expects_zero" in values and not isinstance(values["expects_zero"], bool):
         chosen = values["expects_zero"]
-        if not _iterable(chosen) or not all(isinstance(item, str) for item in chosen):
+        if not iterable(chosen) or not all(isinstance(item, str) for item in chosen):
             raise UsageError(
                 f"expects_zero is {chosen!r}; it must be True, a quantity such as 'grad_weight', "
                 "or a list of them"
@@ -135,11 +140,14 @@ def _seed(name: str, value: Any) -> int:
         raise UsageError(f"{name} is {value!r}; it must be a non-negative integer")
     if name == "seeds" and value < 1:
         raise UsageError("seeds is 0; at least one draw is needed: seeds=1")
+    most = MOST_SEEDS if name == "seeds" else MOST_SEED
+    if value > most:
+        raise UsageError(f"{name} is {value!r}; the most is {most}")
     return int(value)
 
 
 def _among(name: str, value: Any, possible: tuple[str, ...]) -> tuple[str, ...]:
-    items: Iterable[Any] = [value] if isinstance(value, str) or not _iterable(value) else value
+    items: Iterable[Any] = [value] if isinstance(value, str) or not iterable(value) else value
     chosen = tuple(_plain_name(item) for item in items)
     if not chosen:
         raise UsageError(f"{name} is empty; possible: {_list(possible)}")
@@ -152,8 +160,15 @@ def _among(name: str, value: Any, possible: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(item for item in possible if item in chosen)
 
 
-def _iterable(value: Any) -> bool:
-    return isinstance(value, Iterable) and not isinstance(value, type)
+def iterable(value: Any) -> bool:
+    """Whether ``value`` is an object to be gone through, and not a class."""
+    if isinstance(value, type):
+        return False
+    try:
+        iter(value)  # an array without axes has the method, and raises
+    except TypeError:
+        return False
+    return True
 
 
 def _plain_name(item: Any) -> str:
@@ -164,7 +179,7 @@ def _plain_name(item: Any) -> str:
         return str(item).removeprefix("torch.")
     try:
         return np.dtype(item).name
-    except TypeError:
+    except (TypeError, ValueError):
         return repr(item)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from parity.cases import as_case
 from parity.findings import Finding, Report, UsageError, Verdict
+from parity.options import iterable
 from parity.session import current, is_layout
 
 
@@ -90,7 +91,7 @@ def parametrize(cases: Iterable[Any]) -> Any:
 
 
 def _rows(cases: Iterable[Any]) -> list[Any]:
-    if isinstance(cases, (str, bytes)) or not isinstance(cases, Iterable):
+    if isinstance(cases, (str, bytes)) or not iterable(cases):
         raise UsageError(
             f"parity.parametrize got {type(cases).__name__}; give a list of parity.Case(…) rows"
         )

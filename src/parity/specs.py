@@ -137,7 +137,7 @@ def _shape(name: str, shape: tuple[Any, ...]) -> tuple[int, ...]:
 
 def _number(function: str, name: str, value: Any) -> None:
     real = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not real or not np.isfinite(value):
+    if not real or not abs(value) < 1e300:  # NaN and infinity are not, either
         raise UsageError(f"parity.{function} got {name}={value!r}; it must be a finite number")
 
 
@@ -169,7 +169,10 @@ def integers(*shape: int, low: int = 0, high: int = 10) -> Spec:
 
     Raises UsageError for a bad size or where low is not below high.
     """
-    if not low < high:
+    for name, value in (("low", low), ("high", high)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise UsageError(f"parity.integers got {name}={value!r}; it must be an integer")
+    if not low < high or low < -(2**63) or high >= 2**63:
         raise UsageError(f"parity.integers got low={low!r}, high={high!r}; low must be below high")
     return Spec("integers", _shape("integers", shape), (("low", low), ("high", high)))
 
@@ -185,6 +188,8 @@ def labels(*shape: int, classes: int) -> Spec:
 
 
 def _axis(shape: tuple[int, ...], axis: int | None) -> int:
+    if axis is not None and (isinstance(axis, bool) or not isinstance(axis, (int, np.integer))):
+        raise UsageError(f"axis is {axis!r}; it must be an integer")
     if axis is not None and not -len(shape) <= axis < max(len(shape), 1):
         raise UsageError(f"axis={axis!r} is none of shape {shape}; it has {len(shape)} axes")
     # torch's losses keep the classes on axis 1, and on axis 0 of a single sample

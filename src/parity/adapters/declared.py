@@ -48,6 +48,10 @@ def attributes(
             )
     chosen: dict[str, tuple[str, str | None, str]] = {}
     for kind, given in (("params", params or {}), ("buffers", buffers or {})):
+        if not isinstance(given, Mapping):
+            raise UsageError(
+                f"attributes got {kind}={given!r}; give torch's names: {{'weight': 'W'}}"
+            )
         for name, value in given.items():
             path, grad = _named(name, value)
             _find(item, path)
@@ -159,6 +163,10 @@ def preset(name: str, layer: Any, backward: Any = None) -> Any:
         )
     if name == "cs231n":
         pair = layer if isinstance(layer, tuple) else (layer, backward)
+        if len(pair) != 2:
+            raise UsageError(
+                f"preset('cs231n') got {len(pair)} functions; give (forward, backward)"
+            )
         return FunctionSubject(functions(*pair))
     factory, item = _made(layer)
     if name == "torch7":

@@ -145,7 +145,10 @@ def axes(layer: Any, inputs: Orders = None, outputs: Orders = None) -> AxesSubje
         else:
             many = [given]
         for order in many:
-            if order is not None and sorted(order) != list(range(len(order))):
+            named = isinstance(order, (tuple, list)) and all(
+                isinstance(n, (int, np.integer)) for n in order
+            )
+            if order is not None and not (named and sorted(order) == list(range(len(order)))):
                 raise UsageError(
                     f"axes got {what}={given!r}; an order names every axis once, as in "
                     "(0, 2, 3, 1), and several arrays have a list of orders"

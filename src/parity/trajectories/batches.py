@@ -60,7 +60,14 @@ class Batches:
         """
         if self._call is None:
             return self._fixed[number % len(self._fixed)]
-        found = _as_batches(self._call(number), f"batches({number})")
+        try:
+            given = self._call(number)
+        except (Exception, SystemExit) as error:
+            text = str(error).partition("\n")[0]
+            raise UsageError(
+                f"batches({number}) raised {type(error).__name__}: {text}; {SHAPE}"
+            ) from error
+        found = _as_batches(given, f"batches({number})")
         total = 0
         for batch in found:
             for array in (*batch.inputs, batch.target):

@@ -37,8 +37,7 @@ def nudge(array: Array, rng: np.random.Generator, dtype: str) -> Array:
     target = np.where(rng.random(narrow.shape) < 0.5, -np.inf, np.inf).astype(dtype)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         moved = np.nextafter(narrow, target)
-    moved[narrow == 0] = 0
-    return np.asarray(moved)
+    return np.where(narrow == 0, narrow, moved)
 
 
 class TorchRun:
@@ -119,10 +118,10 @@ class TorchRun:
             parameter.grad = None
         try:
             value = self.loss(self._output(batch), self._tensor(batch.target))
-            if value.numel() != 1:
-                raise UsageError(
-                    f"loss[1] returned shape {tuple(value.shape)}; training needs a single number"
-                )
+            if not isinstance(value, torch.Tensor) or value.numel() != 1:
+                given = getattr(value, "shape", None)
+                what = type(value).__name__ if given is None else f"shape {tuple(given)}"
+                raise UsageError(f"loss[1] returned {what}; training needs a single number")
             if value.requires_grad:
                 value.backward()
         except UsageError:
@@ -169,10 +168,11 @@ class TorchRun:
             return np.array(self._output(batch).numpy())
 
     def value(self, batch: Batch) -> float:
-        """Return the loss in evaluation mode."""
+        """Return the loss in evaluation mode; NaN where it is no tensor, which a step refuses."""
         self.module.eval()
         with torch.no_grad():
-            return float(self.loss(self._output(batch), self._tensor(batch.target)).sum())
+            value = self.loss(self._output(batch), self._tensor(batch.target))
+        return float(value.sum()) if isinstance(value, torch.Tensor) else float("nan")
 
     def quantities(self) -> dict[str, Array]:
         """Return gradients, parameters, buffers and optimizer state; some are live views."""
