@@ -23,7 +23,7 @@ def bounded(spec: Spec) -> bool:
         return True
     options = dict(spec.options)
     choices = options.get("classes") or options["high"] - options["low"]
-    return bool(choices > np.prod(spec.shape) / 2)
+    return bool(choices > np.prod(spec.shape))
 
 
 def sentinel(reference: Any) -> int | None:
