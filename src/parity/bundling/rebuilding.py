@@ -39,7 +39,10 @@ def _made(bundle: Bundle, made: Any, depth: int) -> Any:
     kind = getattr(nn, name, None) if isinstance(name, str) and name.isidentifier() else None
     if depth > 16 or not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise UsageError(f"{bundle.path} names {name!r} as its torch side, no class of torch.nn")
-    children = [_made(bundle, child, depth + 1) for child in made.get("children") or []]
+    inner = made.get("children") or []
+    if not isinstance(inner, list):
+        raise UsageError(f"{bundle.path} is damaged: the children of {name} are {inner!r}")
+    children = [_made(bundle, child, depth + 1) for child in inner]
     config = values(bundle, made.get("config"), str(name))
     if any(_biggest(item) > 2**20 for item in config.values()):
         raise UsageError(f"{bundle.path} asks for a {name} of absurd size: {config!r}")
