@@ -272,7 +272,7 @@ class Threshold(Elementwise):
         check_inplace("Threshold", inplace)
 
     def _value(self, x, y):
-        choose(x <= self.threshold, np.full_like(x, self.value), x, y)
+        choose(x <= self.threshold, constant(self.value, x), x, y)
 
     def _chain(self, x, grad, dx):
         keep(~(x <= self.threshold), grad, dx)

@@ -1,7 +1,7 @@
 """Blocks that fit the processor's cache, and what makes elementwise formulas fast in them."""
 
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def constant(value: float, like: np.ndarray) -> np.ndarray:
     return _filled(value, like.dtype)[: like.size]
 
 
-@cache
+@lru_cache(maxsize=16)
 def _filled(value: float, dtype: np.dtype) -> np.ndarray:
     array = np.full(BLOCK, value, dtype)
     array.flags.writeable = False

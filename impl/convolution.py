@@ -156,7 +156,9 @@ class Conv2d(Module):
             images = pad(images, *border)
         geometry = self._geometry(images.shape[2:])
         blocks = None
-        if self.training and geometry.one_block(len(images)):  # small: kept for the gradient
+        if (
+            self.training and not geometry.pointwise and geometry.one_block(len(images))
+        ):  # small: kept for the gradient
             blocks = list(unrolled(images, geometry, self.groups))
         y = convolve(images, weight, bias, geometry, self.groups, blocks)
         self._cache = images, weight, geometry, border, x.shape, blocks

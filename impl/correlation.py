@@ -49,6 +49,12 @@ class Geometry:
         sizes = zip(self.out, self.stride, self.kernel, self.dilation, strict=True)
         return all(out == 1 or stride > dilation * (k - 1) for out, stride, k, dilation in sizes)
 
+    @property
+    def pointwise(self):
+        """Whether an image is its own matrix of columns, large enough for products by itself."""
+        plain = self.kernel == self.stride == (1, 1) and self.padded == self.image
+        return plain and self.image[0] * self.image[1] >= 256
+
     def one_block(self, batch):
         """Tell whether a single block covers the batch."""
         return batch <= self.images and self.out[0] <= self.rows
@@ -153,12 +159,22 @@ def unrolled(x, geometry, groups):
         yield n, n_end, row, end, g.unroll(windows, workspace, groups)
 
 
+def images_as_columns(x):
+    """Return x (N, C, H, W) as (N, C, H·W): the columns of a 1×1 convolution, without a copy."""
+    return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3])
+
+
 def convolve(x, weight, bias, geometry, groups, blocks=None):
     """Return y (N, O, H', W') for x (N, C, H, W), weight (O, C / groups, kh, kw), bias (O,).
 
     `blocks` are those of `unrolled`, if they are at hand.
     """
     g, out_channels = geometry, len(weight)
+    if g.pointwise and groups == 1:
+        y = (weight[:, :, 0, 0] @ images_as_columns(x)).reshape(len(x), out_channels, *g.out)
+        if bias is not None:
+            y += bias[:, None, None]
+        return y
     y = np.empty((len(x), out_channels, *g.out), x.dtype)
     kernel = weight.reshape(groups, out_channels // groups, -1)
     space = np.empty(out_channels * g.block_columns(len(x)), x.dtype)  # of the products, reused
@@ -175,6 +191,11 @@ def convolve(x, weight, bias, geometry, groups, blocks=None):
 
 def weight_gradient(x, grad, geometry, groups, blocks=None):
     """Return the gradient (O, C / groups, kh, kw) for the weight, given grad (N, O, H', W')."""
+    if geometry.pointwise and groups == 1:
+        total = np.zeros((grad.shape[1], x.shape[1]))  # image after image: the sum in float64
+        for upstream, columns in zip(images_as_columns(grad), images_as_columns(x), strict=True):
+            total += upstream @ columns.T
+        return total.astype(x.dtype)[:, :, None, None]
     dweight = _weight_gradient(x, grad, geometry, groups, blocks)
     if geometry.wide > geometry.out[1] and not np.isfinite(dweight).all():
         # The zeros of the superfluous windows do not silence an infinite pixel: 0 · inf is NaN.

@@ -78,7 +78,7 @@ class _LikelihoodLoss(_ClassLoss):
         slope = np.asarray(slope * self._derivative(self._picked))
         if self._valid is not None:
             slope[~self._valid] = 0
-        full = np.zeros(self._shape, slope.dtype)
+        full = np.zeros(self._shape, self._dtype)
         full.reshape(-1)[self._index] = slope
         return full
 
