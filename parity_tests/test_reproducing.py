@@ -345,7 +345,13 @@ def test_from_the_command_line(made, tmp_path, capsys, monkeypatch):
     assert main([*words, "--bundle", "failed", "--no-diagnose", "--rungs", "float64"]) == 1
     out, err = capsys.readouterr()
     assert "parity replay failed --mine layers.py:Dense" in err
-    assert main(["replay", "failed"]) == 2
+    assert main(["replay", "failed"]) == 1
+    text = capsys.readouterr().out
+    assert text.startswith("1 of 1 saved findings show here; same versions\n")
+    assert "grad of weight · MISMATCH (float64)" in text
+    assert "note: mine was not run: what it answered when the bundle was saved is judged" in text
+    assert main(["check", *words[1:], "--bundle", "hung", "--isolate", "--no-diagnose"]) == 1
+    assert main(["replay", "hung"]) == 2
     assert "--mine FILE_OR_MODULE:NAME; it was layers.py:Dense" in capsys.readouterr().err
     assert main(["replay", "failed", "--mine", "layers.py:Dense"]) == 1
     text = capsys.readouterr().out
@@ -358,6 +364,24 @@ def test_from_the_command_line(made, tmp_path, capsys, monkeypatch):
     (tmp_path / "failed" / "bundle.json").write_text(json.dumps(data))
     assert main(["replay", "failed", "--mine", "layers.py:Dense"]) == 0
     assert "0 of 1 saved findings show here; numpy 1.24.0 then" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [{}, {"dtypes": "float32", "rungs": "float32"}], ids=len)
+def test_a_bundle_shows_its_finding_without_the_layer(made, tmp_path, options):
+    for name in ("Dense", "Attributes"):
+        report = failure(made, name, **{"diagnose": True, **options})
+        again = parity.replay(parity.save_bundle(report, tmp_path / name))
+        first = report.failures[0]
+        found = {(f.quantity, f.verdict): f for f in again.failures}[first.quantity, first.verdict]
+        assert found.worst == first.worst
+        assert found.cause == first.cause
+        assert "the saved draw (generic)" in again.covers[0]
+    evaluating = parity.check(made.Evaluating(4, 3), LINEAR, (8, 4), modes="eval", **QUICK)
+    again = parity.replay(parity.save_bundle(evaluating, tmp_path / "eval"))
+    assert {f.quantity for f in again.failures} == {f.quantity for f in evaluating.failures}
+    raising = parity.save_bundle(failure(made, "Raising"), tmp_path / "raising")
+    with pytest.raises(UsageError, match="holds no answer of mine: it raised, or ran in isolation"):
+        parity.replay(raising)
 
 
 def test_a_torch_side_of_ones_own_has_to_be_named(made, tmp_path, capsys, monkeypatch):
@@ -572,7 +596,7 @@ DAMAGE = {
     ),
     "unnumbered": (
         lambda b: renew(b, input__0=None, input__7=np.ones((8, 4))),
-        "input 0 is missing",
+        "its input arrays are not numbered",
     ),
 }
 
@@ -613,6 +637,25 @@ def test_a_damaged_or_hostile_bundle_is_refused_in_one_line(made, bundle, damage
     assert says in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert "ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        np.ones(2),
+        np.zeros((8, 3)),
+        np.full((8, 3), np.nan),
+        np.ones((8, 3), bool),
+        np.ones(()),
+        None,
+    ],
+    ids=["shape", "zero", "nan", "bool", "scalar", "none"],
+)
+def test_an_answer_that_was_tampered_with_is_judged_as_it_is(bundle, answer):
+    renew(bundle, mine__forward=answer, mine__other=np.ones(3), mine_mask__0=np.ones(2))
+    report = parity.replay(bundle)
+    assert not report.passed
+    assert any(f.quantity == "forward" for f in report.failures)
 
 
 def test_a_truncated_bundle_never_breaks_the_reader(made, bundle):

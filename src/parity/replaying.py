@@ -12,9 +12,9 @@ from parity.findings import Report, UsageError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``parity replay``."""
-    parser.usage = "parity replay BUNDLE --mine FILE_OR_MODULE:NAME [--theirs MODULE:NAME]"
+    parser.usage = "parity replay BUNDLE [--mine FILE_OR_MODULE:NAME] [--theirs MODULE:NAME]"
     parser.add_argument("bundle", metavar="BUNDLE", help="the folder that `check --bundle` saved")
-    parser.add_argument("--mine", metavar="NAME", help="the hand-written side: FILE_OR_MODULE:NAME")
+    parser.add_argument("--mine", metavar="NAME", help="the hand-written side, to run it")
     parser.add_argument(
         "--theirs", metavar="NAME", help="the torch side, where it is not torch.nn's"
     )
@@ -25,22 +25,24 @@ def run(args: argparse.Namespace) -> int:
     """Replay a bundle; return 0 where both sides match, 1 where not."""
     from parity.bundling import read
     from parity.bundling import run as replay
+    from parity.bundling import show as judge
     from parity.cli import show
     from parity.loading import Recipe, build
 
     bundle = read(args.bundle)
-    if not args.mine:
+    if not args.mine and not bundle.arrays["mine"]:
         raise UsageError(
             f"name the hand-written side with --mine FILE_OR_MODULE:NAME; it was "
             f"{bundle.data['mine'].get('target')} (a bundle never says itself what code to run)"
         )
     with contextlib.redirect_stdout(sys.stderr):
-        arguments = _arguments(bundle, "mine")
-        mine = build(Recipe(args.mine, *arguments), "mine")
+        mine: Any = None
         theirs: Any = None
+        if args.mine:
+            mine = build(Recipe(args.mine, *_arguments(bundle, "mine")), "mine")
         if args.theirs:
             theirs = build(Recipe(args.theirs, *_arguments(bundle, "theirs")), "torch")
-        report = replay(bundle, mine, theirs)
+        report = replay(bundle, mine, theirs) if args.mine else judge(bundle, theirs)
     if not args.json:
         print(comparison(bundle.data, report))
     return show(report, args.json)

@@ -118,12 +118,14 @@ def script(report: Report) -> str:
     return write(report, origin_of(report))
 
 
-def replay(folder: Any, mine: Any, theirs: Any = None) -> Report:
+def replay(folder: Any, mine: Any = None, theirs: Any = None) -> Report:
     """Run the check that a bundle holds on ``mine``; return its report.
 
-    ``theirs`` is needed where the bundle cannot rebuild the torch side: only classes of torch.nn
-    are rebuilt, from literals. Raises UsageError for a bundle that is missing, damaged or hostile.
+    Without ``mine`` the answer that it gave when the bundle was saved is judged. ``theirs`` is
+    needed where the bundle cannot rebuild the torch side: only classes of torch.nn are rebuilt,
+    from literals. Raises UsageError for a bundle that is missing, damaged or hostile.
     """
-    from parity.bundling import read, run
+    from parity.bundling import read, run, show
 
-    return run(read(folder), mine, theirs)
+    bundle = read(folder)
+    return show(bundle, theirs) if mine is None else run(bundle, mine, theirs)

@@ -2,7 +2,7 @@
 
 from parity.bundling.reading import Bundle, read, value
 from parity.bundling.rebuilding import rebuild
-from parity.bundling.running import run
+from parity.bundling.running import run, show
 from parity.bundling.writing import write
 
-__all__ = ["Bundle", "read", "rebuild", "run", "value", "write"]
+__all__ = ["Bundle", "read", "rebuild", "run", "show", "value", "write"]

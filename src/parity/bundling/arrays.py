@@ -13,7 +13,8 @@ from parity.findings import UsageError
 from parity.outcomes import Array
 
 ARRAYS = "arrays.safetensors"
-KINDS = ("initial", "initial_buffer", "param", "buffer", "input", "upstream", "mask", "fixed")
+DRAWN = ("initial", "initial_buffer", "param", "buffer", "input", "upstream", "mask", "fixed")
+KINDS = (*DRAWN, "mine", "mine_mask")  # and what the hand-written side answered
 MOST_BYTES = 2 * 2**30
 MOST_HEADER = 4 * 2**20
 MOST_ARRAYS = 10_000

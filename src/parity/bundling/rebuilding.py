@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,7 +71,11 @@ def _weight_count(kind: type, config: Mapping[str, Any]) -> int | None:
 
     from parity.quirks import holds
 
-    if not holds("device_is_context"):
+    if holds("device_is_context"):
+        with torch.device("meta"):
+            made = kind(**config)
+    elif "device" in inspect.signature(kind).parameters:  # as every layer with weights has
+        made = kind(**{**config, "device": "meta"})
+    else:
         return None
-    with torch.device("meta"):
-        return sum(p.numel() for p in kind(**config).parameters())
+    return sum(p.numel() for p in made.parameters())

@@ -18,7 +18,7 @@ from parity.bundling.reading import FORMAT, TEXT, VERSION, as_path
 from parity.draws import Draw
 from parity.findings import Report, UsageError
 from parity.options import Options
-from parity.outcomes import Array
+from parity.outcomes import Array, LayerError
 from parity.reproducing import Origin, draw_of, first_failure
 
 
@@ -30,7 +30,8 @@ def write(report: Report, origin: Origin, folder: Any) -> str:
     pair = origin.pair()
     finding = first_failure(report)
     draw = draw_of(pair, finding)
-    named = _arrays(pair, draw)
+    narrow = finding.dtype == "float32"
+    named = _arrays(pair, draw) | _answer(pair, draw, narrow)
     arrays = dump(named)
     data = {
         "format": FORMAT,
@@ -41,7 +42,12 @@ def write(report: Report, origin: Origin, folder: Any) -> str:
         "inputs": [_spec(spec) for spec in pair.specs],
         "mine": _mine(origin),
         "theirs": _theirs(origin),
-        "draw": {"seed": draw.seed, "training": draw.training, "label": draw.label},
+        "draw": {
+            "seed": draw.seed,
+            "training": draw.training,
+            "label": draw.label,
+            "narrow": narrow,
+        },
         "findings": [found.to_dict() for found in report.failures[:32]],
         "arrays": stamp(named, arrays),
     }
@@ -76,6 +82,18 @@ def _arrays(pair: Any, draw: Draw) -> dict[str, Array]:
         "fixed": pair.fixed,
     }
     return {f"{k}/{name}": np.asarray(a) for k, items in found.items() for name, a in items.items()}
+
+
+def _answer(pair: Any, draw: Draw, narrow: bool) -> dict[str, Array]:
+    """What mine answers on the draw; nothing where it raises, or is not to be run in here."""
+    if pair.options.isolate:
+        return {}
+    try:
+        outcome = pair.mine(*((draw.rounded(np.float32), "float32") if narrow else (draw,)))
+    except LayerError:
+        return {}
+    given = {f"mine/{name}": a for name, a in outcome.quantities.items() if a is not None}
+    return given | {f"mine_mask/{i}": np.asarray(a) for i, a in enumerate(outcome.masks)}
 
 
 def _spec(spec: Any) -> dict[str, Any]:
