@@ -69,7 +69,13 @@ def test_good_files_are_read(loader):
     assert survives(read, good)
 
 
-@pytest.mark.parametrize("name", TARGETS)
+SLOW = ("bundle", "bundle-arrays", "sweep")  # each input is a whole replay, or a synced folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in TARGETS],
+)
 def test_every_parser_reads_or_refuses(name):
     """Some inputs of what `python -m fixtures.fuzz` draws for as long as it is asked to."""
     if name.startswith(("safetensors", "bundle")):
