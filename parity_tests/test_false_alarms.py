@@ -142,3 +142,22 @@ def test_another_number_of_outputs_is_said_once_as_what_it_is():
         "forward returned 1 array, torch returns 2; return as many, or hand over a reference that "
         "returns what yours does"
     )
+
+
+class Fixed(impl.BatchNorm2d):
+    """Knows one mode, and stops in the other."""
+
+    def __init__(self, mode):
+        super().__init__(3)
+        self.mode = mode
+
+    def forward(self, x):
+        assert self.training == (self.mode == "train"), "there is no such mode"
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_mode_that_nobody_asked_for_is_not_run(mode):
+    report = parity.check(Fixed(mode), nn.BatchNorm2d(3), (4, 3, 4, 4), modes=mode)
+    assert report.passed, str(report)
+    assert not report.not_covered

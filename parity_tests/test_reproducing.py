@@ -360,10 +360,10 @@ def test_from_the_command_line(made, tmp_path, capsys, monkeypatch):
     assert main(["replay", "failed", "--mine", "layers.py:Dense", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["counts"]["MISMATCH"] == 1
     data = json.loads((tmp_path / "failed" / "bundle.json").read_text())
-    data["versions"]["numpy"], data["mine"]["args"] = "1.24.0", ["4", "3", "False"]
+    data["versions"]["numpy"], data["mine"]["args"] = "1.4.0", ["4", "3", "False"]
     (tmp_path / "failed" / "bundle.json").write_text(json.dumps(data))
     assert main(["replay", "failed", "--mine", "layers.py:Dense"]) == 0
-    assert "0 of 1 saved findings show here; numpy 1.24.0 then" in capsys.readouterr().out
+    assert "0 of 1 saved findings show here; numpy 1.4.0 then" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("options", [{}, {"dtypes": "float32", "rungs": "float32"}], ids=len)
@@ -558,8 +558,8 @@ DAMAGE = {
     "other-kind": (lambda b: renew(b, code__x=np.ones(2)), "holds 'code/x'"),
     "traversal": (lambda b: put(b, {"../param/x": np.ones(2)}), "holds '../param/x'"),
     "complex": (
-        lambda b: renew(b, param__x=np.ones(2, np.complex64)),
-        "holds 'param/x' (complex64), which no bundle has",
+        lambda b: put(b, headed({"param/x": {**ENTRY, "dtype": "C64", "shape": [1]}}, bytes(8))),
+        "arrays.safetensors",  # older safetensors know no complex numbers: damaged, to them
     ),
     "other-numbers": (
         lambda b: put(b, headed({"param/x": {**ENTRY, "dtype": "BF16", "shape": [8]}}, bytes(16))),

@@ -69,10 +69,13 @@ class Pair:
     ) -> Draw:
         """Draw weights, inputs and upstream gradients for ``label``.
 
+        Where evaluation alone was asked for (``modes``) every draw is one of evaluation.
+
         ``label`` is generic, integers (the exact rung, and kinks), magnitudes, extreme, one of the
         other probes' names, or any name for generic values. Raises LayerError where the reference
         refuses the inputs.
         """
+        training = training and "train" in (self.options.modes or ("train",))
         rng = np.random.default_rng([seed, zlib.crc32(label.encode())])
         specs = self.specs
         if shapes is not None:

@@ -116,7 +116,7 @@ def _leaves_alone(exam: Examination, draw: Draw) -> None:
         return
     other = pair.draw(draw.seed + 1, True, "generic", tuple(a.shape for a in draw.inputs))
     load(runner, draw, "float64", pair.names)
-    runner.mode(True)
+    runner.mode(draw.training)
     runner.zero_grad()
     held, kept = _handed_out(runner, draw)
     _handed_out(runner, other)
@@ -158,7 +158,9 @@ def _steps(exam: Examination) -> None:
     shapes = probe_shapes(pair)
     seed = pair.options.seed
     draws = [pair.draw(seed, True, f"step{k}", shapes) for k in range(STEPS)]
-    draws.append(pair.draw(seed, False, "after-training", shapes))
+    after = "eval" in (pair.options.modes or ("eval",))
+    if after:
+        draws.append(pair.draw(seed, False, "after-training", shapes))
     runner = pair.subject.spawn("float64")
     mine = _walk(pair, draws, lambda draw: pair.mine(draw, "float64", runner))
     shared = [replace(d, masks=m.masks) for d, m in zip(draws, mine, strict=True)]
@@ -185,7 +187,7 @@ def _steps(exam: Examination) -> None:
                 )
                 return
     _add(exam, "step", Verdict.MATCH, draws[0])
-    exam.covers.append(f"{STEPS} steps, then evaluation")
+    exam.covers.append(f"{STEPS} steps" + (", then evaluation" if after else ""))
 
 
 def _walk(pair: Pair, draws: list[Draw], run: object) -> list[Outcome]:
@@ -273,6 +275,8 @@ def _dropout(exam: Examination) -> None:
 
     runner = pair.subject.spawn("float64")
     draw = pair.draw(pair.options.seed, True, "generic", probe_shapes(pair))
+    if not draw.training:
+        return  # evaluation alone was asked for: nothing is dropped
     calls = max(8, min(64, -(-8192 // max(draw.inputs[0].size, 1))))
     # on ones, what is dropped is exactly what is zero
     ones = replace(draw, inputs=tuple(np.ones_like(a) for a in draw.inputs), upstream=())

@@ -54,6 +54,8 @@ class Change:
         default = self.default
         if isinstance(self.value, tuple) and isinstance(default, int):
             default = (default,) * len(self.value)
+        if isinstance(self.value, float) and type(default) is int:  # an older torch's beta=1
+            default = float(default)
         if _same(self.value, default) and not _same(default, self.given):
             return f"{self.option}_ignored"
         return f"wrong_{self.option}"
