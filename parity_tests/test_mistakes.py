@@ -1,5 +1,7 @@
 """What a user mistypes gets one line: what was given, what is possible, how to mend it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +9,22 @@ from torch import nn
 
 import impl
 import parity
+import parity.statistics
+from parity import loading
 
 SIZE = (5, 4)
+PAGE = Path(__file__).resolve().parent.parent / "README.md"
 
 
 def linear(**options):
     """Check a linear layer."""
     return parity.check(lambda: impl.Linear(4, 3), nn.Linear(4, 3), SIZE, **options)
+
+
+def turned():
+    """Check a wrong layer behind parity.axes."""
+    mine = parity.axes(impl.Linear(4, 3, bias=False), inputs=(0, 1))
+    return parity.check(mine, nn.Linear(4, 3), SIZE, rungs=["float64"], diagnose=False)
 
 
 def fails():
@@ -91,6 +102,35 @@ MISTAKES = {
     "axes-number": (
         lambda: parity.axes(impl.Linear(4, 3), inputs=3),
         "axes got inputs=3; give an order such as (0, 2, 3, 1), or a list of them",
+    ),
+    "functions": (
+        lambda: parity.functions(3, 4),
+        "parity.functions takes two callables: functions(forward, backward)",
+    ),
+    "no-dtypes": (lambda: linear(dtypes=[]), "dtypes is empty; possible: float64, float32"),
+    "preset-pair": (
+        lambda: parity.preset("cs231n", (np.add, np.add, np.add)),
+        "give (forward, backward)",
+    ),
+    "attributes-names": (
+        lambda: parity.attributes(impl.Linear(4, 3), params=["W"]),
+        "give torch's names: {'weight': 'W'}",
+    ),
+    "no-seeds": (
+        lambda: parity.statistics.compare_seeds([]),
+        "compare_seeds got no comparisons; give one or more",
+    ),
+    "text-masks": (
+        lambda: parity.statistics.check_dropout_mask(["a"] * 100, 0.5),
+        "masks holds strings; give numbers or booleans, zero where dropped",
+    ),
+    "no-python-file": (
+        lambda: loading.build(loading.Recipe(f"{PAGE}:Name"), "mine"),
+        "is no .py file; put the class into one",
+    ),
+    "script-of-axes": (
+        lambda: parity.script(turned()),
+        "no script is written for AxesSubject; save a bundle instead",
     ),
     "predictions-length": (
         lambda: parity.compare_predictions([1, 2], [1], [1, 2]),
@@ -209,3 +249,21 @@ def test_a_gradient_that_cannot_be_read_before_backward_is_no_mistake():
             return grad @ self.W.T
 
     assert parity.check(Lazy(), nn.Linear(4, 3), SIZE, rungs=["float64"]).passed
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (None, "returned None; an array was expected"),
+        (np.array(["a"]), "returned an array of dtype <U1; real numbers are compared"),
+        (np.ones((5, 3), complex), "returned an array of dtype complex128; real numbers"),
+    ],
+    ids=["none", "text", "complex"],
+)
+def test_what_is_no_array_of_numbers_is_a_finding(output, words):
+    class Layer(impl.Linear):
+        def forward(self, x):
+            return output
+
+    report = parity.check(lambda: Layer(4, 3), nn.Linear(4, 3), SIZE, rungs=["float64"])
+    assert words in str(report)
