@@ -76,7 +76,8 @@ def _stepped(narrow: Array, down: Array) -> Array:
         # The bits of one sign's numbers are in their order, so that the next number is the next
         # integer: np.nextafter, a call for each element, made up a quarter of a check.
         bits = narrow.view(f"i{narrow.itemsize}")
-        return np.asarray(bits + 1 - 2 * (down ^ (bits < 0)).astype(bits.dtype)).view(narrow.dtype)
+        moved = bits + 1 - 2 * (down ^ (bits < 0)).astype(bits.dtype)
+        return np.asarray(moved, dtype=bits.dtype).view(narrow.dtype)  # shape () widens in NumPy 1
     with np.errstate(over="ignore", under="ignore"):
         target = np.where(down, -np.inf, np.inf).astype(narrow.dtype)
         return np.nextafter(narrow, target)
