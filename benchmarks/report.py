@@ -79,8 +79,8 @@ def tables(found):
     counts = list(found)
     heads = " | ".join("one thread" if n == 1 else f"{n} threads" for n in counts)
     rule = "| --- | --- |" + " --- |" * len(counts)
-    lines = [f"| sizes | target | {heads} |", rule]
-    groups = dict.fromkeys(group for group, _ in found[counts[0]])
+    lines = ["Geometric means:", "", f"| sizes | target | {heads} |", rule]
+    groups = dict.fromkeys(group for group, _ in found[counts[0]] if group != "harness")
     for group in groups:
         means = [
             geometric_mean(row["median"] for (g, _), row in found[n].items() if g == group)
