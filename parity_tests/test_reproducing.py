@@ -138,6 +138,101 @@ class Chain:
         return g
 
 
+class Listed:
+    def __init__(self):
+        self.params = [np.zeros((4, 3)), np.zeros(3)]
+        self.grads = [np.zeros((4, 3)), np.zeros(3)]
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.params[0] + self.params[1]
+
+    def backward(self, g):
+        self.grads[0][...], self.grads[1][...] = self.x.T @ g / len(g), g.sum(0)
+        return g @ self.params[0].T
+
+
+class Box:
+    def __init__(self, value):
+        self.value, self.grad = value, np.zeros_like(value)
+
+
+class Boxed:
+    def __init__(self):
+        self.W, self.b = Box(np.zeros((4, 3))), Box(np.zeros(3))
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.W.value + self.b.value
+
+    def backward(self, g):
+        self.W.grad, self.b.grad = self.x.T @ g / len(g), g.sum(0)
+        return g @ self.W.value.T
+
+
+class Handed:
+    """Numbers behind get_params and set_params."""
+
+    def __init__(self):
+        self.held, self.found = {"W": np.zeros((4, 3)), "b": np.zeros(3)}, {}
+
+    def get_params(self):
+        return dict(self.held)
+
+    def set_params(self, new):
+        self.held = dict(new)
+
+    def get_grads(self):
+        return self.found
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.held["W"] + self.held["b"]
+
+    def backward(self, g):
+        self.found = {"W": self.x.T @ g / len(g), "b": g.sum(0)}
+        return g @ self.held["W"].T
+
+
+class Lua:
+    def __init__(self):
+        self.weight, self.bias = np.zeros((3, 4)), np.zeros(3)
+        self.gradWeight, self.gradBias = np.zeros((3, 4)), np.zeros(3)
+
+    def updateOutput(self, input):
+        return input @ self.weight.T + self.bias
+
+    def updateGradInput(self, input, gradOutput):
+        return gradOutput @ self.weight
+
+    def accGradParameters(self, input, gradOutput):
+        self.gradWeight += gradOutput.T @ input / len(input)
+        self.gradBias += gradOutput.sum(0)
+
+
+class OnTensors:
+    def __init__(self):
+        self.weight, self.bias = torch.zeros(3, 4), torch.zeros(3)
+
+    def forward(self, x):
+        self.x = x
+        return x.mm(self.weight.t()) + self.bias
+
+    def backward(self, g):
+        self.grad_weight, self.grad_bias = g.t().mm(self.x) / len(g), g.sum(dim=0)
+        return g.mm(self.weight)
+
+
+class Getting:
+    def get(self, y_pred, y):
+        loss = Loss()
+        return loss.forward(y_pred, y), loss.backward()
+
+
+def getting(x, y):
+    return Getting().get(x, y)
+
+
 class Nested:
     """Layers as attributes, their weights as attributes of theirs."""
 
@@ -733,6 +828,16 @@ def shown(made):
         "nested": (f.Nested(), f.TorchNested(), [(8, 4)], {}, "grad of inner.weight"),
         "function": (parity.functions(f.doubled, f.doubled_back), nn.functional.relu, [(8, 4)], {},
                      "forward output"),
+        "pair": ((f.affine, f.affine_back), nn.Linear(4, 3), [(8, 4)], {}, "grad of weight"),
+        "lists": (f.Listed(), nn.Linear(4, 3), [(8, 4)], {}, "grad of weight"),
+        "boxed": (f.Boxed(), nn.Linear(4, 3), [(8, 4)], {}, "grad of weight"),
+        "handed": (f.Handed(), nn.Linear(4, 3), [(8, 4)], {}, "grad of weight"),
+        "torch7": (f.Lua(), nn.Linear(4, 3), [(8, 4)], {}, "grad of weight"),
+        "tensors": (f.OnTensors(), nn.Linear(4, 3), [(8, 4)], {}, "grad of weight"),
+        "get": (f.Getting(), nn.CrossEntropyLoss(), [(8, 3), parity.labels(8, classes=3)], {},
+                "grad of input 0"),
+        "one-function": (f.getting, nn.CrossEntropyLoss(), [(8, 3), parity.labels(8, classes=3)],
+                         {}, "grad of input 0"),
         "array": (f.Dense(4, 3), nn.Linear(4, 3), [np.eye(4)], {}, "grad of weight"),
         "float32": (f.Dense(4, 3), nn.Linear(4, 3), [(8, 4)],
                     {"rungs": ["float32"], "dtypes": ["float32"]}, "grad of weight"),
@@ -740,6 +845,7 @@ def shown(made):
 
 
 NAMES = ["dense", "attributes", "buffer", "eval", "loss", "torch", "functions", "declared"]
+NAMES += ["pair", "lists", "boxed", "handed", "torch7", "tensors", "get", "one-function"]
 
 
 @pytest.mark.parametrize("name", [*NAMES, "chain", "nested", "function", "array", "float32"])

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from parity.adapters.slots import grad_names
+from parity.adapters.slots import (
+    GRAD_STORES,
+    LISTS,
+    VALUES,
+    grad_names,
+    is_numbers,
+    is_parameter,
+)
+from parity.adapters.torch7 import Torch7Runner
 from parity.adapting import is_torch_module
 from parity.describing import describe, expression
 from parity.draws import Draw
@@ -49,6 +57,15 @@ class _Script:
         self.functions = getattr(pair.subject, "pair", None)
         self.torch_mine = hasattr(self.runner, "side")
         self.form = getattr(self.runner, "form", None)
+        forward, backward = (getattr(self.form, name, name) for name in ("forward", "backward"))
+        self.style = getattr(self.runner, "style", "upstream")
+        if isinstance(self.runner, Torch7Runner):
+            layer = self.runner.layer
+            forward = "forward" if callable(getattr(layer, "forward", None)) else forward
+            backward = "backward" if callable(getattr(layer, "backward", None)) else backward
+            self.style = "again" if self.runner.criterion else "input first"
+        self.names = (forward, backward)
+        self.tensors = self.form is not None and bool(self.runner._call.tensors)
         self.partners = self._partners()
         plain = type(self.runner) is PlainRunner or self.form or self.torch_mine
         if not (plain or self._simple_functions()):
@@ -102,7 +119,7 @@ class _Script:
     # ---- the two sides ---------------------------------------------------------------------------
 
     def _sides(self) -> tuple[list[str], str, str]:
-        own = self.origin.mine
+        own = self.functions or self.origin.mine
         imports = []
         if self.functions:
             mine = f"({own.forward.__name__}, {getattr(own.backward, '__name__', None)})"
@@ -189,8 +206,6 @@ class _Script:
         """Lines for weights that are attributes, or arguments, with a layout of their own."""
         rows = []
         for name, (own, layout) in self.partners.items():
-            if not all(part.isidentifier() for part in own.split(".")):
-                raise UsageError(f"no script can write {own!r}; save a bundle instead")
             tensor = {**self.pair.reference.params, **self.pair.reference.buffers}[name]
             shape, axes = tuple(tensor.shape), self.pair.names.axes.get(name)
             axes = tuple(range(len(shape))) if axes is None else tuple(axes)
@@ -204,11 +219,34 @@ class _Script:
         value += ".reshape(inner).transpose(axes).reshape(shape)"
         if self.functions:
             return [f"weights = {{own: {value}.copy() for {names} in {rows!r}}}"]
-        holder, leaf = "mine", "own"
-        if any("." in own for own, _ in self.partners.values()):
-            holder = "__import__('functools').reduce(getattr, own.split('.')[:-1], mine)"
-            leaf = "own.split('.')[-1]"
-        return [f"for {names} in {rows!r}:", f"    setattr({holder}, {leaf}, {value}.copy())"]
+        rows = [(name, self._line(own), *rest) for name, own, *rest in rows]
+        value = f"torch.tensor({value})" if self.tensors else f"{value}.copy()"
+        return [
+            f"for {names.replace('own', 'line')} in {rows!r}:",
+            f"    value = {value}; exec(line)",
+        ]
+
+    def _line(self, own: str) -> str:
+        """The statement that sets a hand-written array to ``value``."""
+        layer = self.runner.layer
+        setter, getter = getattr(layer, "set_params", None), getattr(layer, "get_params", None)
+        if callable(setter) and callable(getter) and own in getter():
+            return f"mine.set_params({{**mine.get_params(), {own!r}: value}})"
+        return f"{self._place(own)} = value"
+
+    def _place(self, own: str) -> str:
+        """Where a hand-written array is kept, as an expression. Raises UsageError for elsewhere."""
+        layer, text = self.runner.layer, f"mine.{own}"
+        try:
+            held = eval(text, {"mine": layer})
+        except Exception:  # no attribute: the entry of a dict, or nothing that a line can reach
+            store = getattr(layer, "params", None)
+            if not isinstance(store, Mapping) or own not in store:
+                raise UsageError(f"no script can write {own!r}; save a bundle instead") from None
+            text, held = f"mine.params[{own!r}]", store[own]
+        if is_parameter(held):
+            return f"{text}.{next(v for v in VALUES if is_numbers(getattr(held, v, None)))}"
+        return text if own.replace(".", "").replace("_", "").isalnum() else f"{text}[...]"
 
     def _blocks(self, length: str) -> str:
         """The index that puts the blocks of torch's array ``name`` in the layer's own order."""
@@ -273,13 +311,18 @@ class _Script:
         xs, ts = (", ".join(f"{letter}{i}" for i in range(count)) for letter in "xt")
         if self.torch_mine:
             xs = ", ".join(f"s{i}" for i in range(count))
-        call = "mine" if self.torch_mine else "mine.forward"
+        call = "mine" if self.torch_mine else f"mine.{self.names[0]}"
+        if self.tensors:
+            xs = ", ".join(f"torch.tensor(x{i})" for i in range(count))
         if self.functions:
             given = [f"weights[{own!r}]" for own, _ in self.partners.values()]
             found = [f"result, z = mine[0]({', '.join([xs, *given])}), theirs({ts})"]
             found.append("y, *cache = result if isinstance(result, tuple) else (result,)")
+            if self.functions.backward is None and getattr(self.runner, "_delta", None) is not None:
+                return [*found, "dx = cache[0]; z.backward()"]
         else:
-            found = [f"y, z = {call}({xs}), theirs({ts})"]
+            y = "(y, dx)" if self.style == "with forward" else "y"
+            found = [f"{y}, z = {call}({xs}), theirs({ts})"]
             if self.nested:
                 found = [
                     "flat = lambda v: [v] if hasattr(v, 'shape') else sum(map(flat, v), [])",
@@ -318,7 +361,23 @@ class _Script:
             return f"y.backward({tensor})"
         if self.functions:
             return f"mine[1]({plain}, *cache)"
-        return f"mine.backward({plain if self.pair.upstream_taken else ''})"
+        given = ", ".join(f"x{i}" for i in range(len(self.draw.inputs)))
+        if self.tensors:
+            given, plain = (
+                ", ".join(f"torch.tensor({each})" for each in given.split(", ")),
+                f"torch.tensor({plain})",
+            )
+        if self.style == "with forward":
+            return "dx"
+        plain = plain if self.pair.upstream_taken or self.style.startswith("input") else ""
+        handed = {"again": given, "input first": f"{given}, {plain}"}
+        handed["input last"] = f"{plain}, {given}"
+        text = handed.get(self.style, plain)
+        more = ""
+        if self.names[1] == "updateGradInput" and self.style == "input first":
+            if callable(getattr(self.runner.layer, "accGradParameters", None)):
+                more = f"; mine.accGradParameters({text})"
+        return f"mine.{self.names[1]}({text}){more}"
 
     def _closing(self) -> str:
         name = self.finding.quantity
@@ -356,6 +415,8 @@ class _Script:
         if self.torch_mine:
             return get.format(own).replace("theirs.", "mine.")
         if theirs not in self.partners:
+            if not hasattr(self.runner.layer, store):
+                raise UsageError(f"no script can write {own!r}; save a bundle instead")
             return self._unturned(f"mine.{store}[{own!r}]", theirs)
         own, layout = self.partners[theirs]
         if self.functions:
@@ -364,11 +425,7 @@ class _Script:
             known = [name for name in (own, theirs) if name in given]
             text = f"dx[{given.index(known[0]) - len(given)}]" if known else ""
         else:
-            *heads, leaf = own.split(".")
-            holder = functools.reduce(getattr, heads, self.runner.layer)
-            held = [leaf] if store == "buffers" else grad_names(leaf)
-            place = ".".join(["mine", *heads])
-            text = next((f"{place}.{n}" for n in held if hasattr(holder, n)), "")
+            text = self._held(own, store)
         if not text or layout is None:
             return self._unturned(text, theirs) if text else None
         inner = layout.folded or layout.theirs
@@ -376,6 +433,32 @@ class _Script:
         turned = tuple(inner[axis] for axis in axes)
         text = f"{text}.reshape({turned}).transpose({_back(axes)}).reshape({layout.theirs})"
         return text + self._unblocked(theirs)
+
+    def _held(self, own: str, store: str) -> str:
+        """The expression of a buffer, or of the gradient of what is kept as ``own``."""
+        if "set_params" in self._line(own):
+            place = f"mine.get_params()[{own!r}]"
+        else:
+            place = self._place(own)
+        if store == "buffers":
+            return f"np.asarray({place})"
+        stem, _, leaf = place.removesuffix("[...]").rpartition(".")
+        listed = re.fullmatch(r"mine\.(\w+)(\(\))?\[(\d+)\]", place.removesuffix("[...]"))
+        found = [f"{stem}.{name}" for name in grad_names(leaf)]
+        if leaf in VALUES:
+            found = [f"{stem}.grad"]
+        elif listed:
+            getters = [name for head, names in LISTS if head == listed[1] for name in names]
+            found = [f"mine.{n}()[{listed[3]}]" for n in getters]
+            found += [f"mine.{n}[{listed[3]}]" for n in GRAD_STORES]
+        for key in (own, *grad_names(own)):
+            found += [f"mine.{n}()[{key!r}]" for n in ("get_grads", "get_gradients", "gradients")]
+            found += [f"mine.{n}[{key!r}]" for n in GRAD_STORES]
+        for text in found:
+            with contextlib.suppress(Exception):
+                if is_numbers(eval(text, {"mine": self.runner.layer})):
+                    return f"np.asarray({text})"
+        return ""
 
     def _unturned(self, text: str, theirs: str) -> str:
         axes = self.pair.names.axes.get(theirs)
