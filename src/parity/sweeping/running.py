@@ -123,8 +123,10 @@ class Pool:
         options: dict[str, Any] = {} if address else {"num_cpus": self.workers}
         try:
             ray.init(address=address, log_to_driver=False, **options)
-        except ConnectionError as error:
-            raise UsageError(f"no Ray cluster answers at {address}: {error}") from error
+        except Exception as error:  # Ray raises its own, a timeout, or what its start has met
+            text = " ".join(str(error).split())
+            what = f"no Ray cluster answers at {address}" if address else "Ray does not start here"
+            raise UsageError(f"{what}: {text}; --resume continues what there is") from error
         self._stack.callback(ray.shutdown)
 
     def run(self, plan: Plan, tasks: Iterator[list[int]]) -> Iterator[Chunk]:
