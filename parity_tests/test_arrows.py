@@ -55,7 +55,13 @@ ARROWS = (
         | BROUGHT_BY_THE_USER,
         files={"plugin.py": frozenset({"pytest"})},
     ),
-    Arrow("fixtures", "fixtures", OURS | (RUNTIME - {"pytest"}) | EXTRAS),
+    # atheris is asked for by --atheris alone: its wheels are few, so that no extra names it
+    Arrow(
+        "fixtures",
+        "fixtures",
+        OURS | (RUNTIME - {"pytest"}) | EXTRAS,
+        files={"fuzz.py": {"atheris"}},
+    ),
 )
 
 
