@@ -54,7 +54,5 @@ def test_a_report_escapes_what_users_named():
 def test_the_site_lists_every_page():
     text = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
     listed = re.findall(r"^  - .+: (\S+\.md)$", text, re.MULTILINE)
-    assert listed[0] == "start.md"
-    assert set(listed) <= {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
-    for name in ("start.md", "verdict.md", "adapt.md", "models.md", "ci.md"):
-        assert name in listed
+    assert listed[:2] == ["index.md", "start.md"]
+    assert sorted(listed) == sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md"))
