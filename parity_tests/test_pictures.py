@@ -178,6 +178,27 @@ def test_a_loss_that_runs_through_all_magnitudes_can_be_drawn(tmp_path):
     assert style.save(figure, tmp_path, "diverging") == ["diverging.png", "diverging.svg"]
 
 
+def test_a_loss_that_vanishes_keeps_its_place(tmp_path):
+    """On a logarithmic axis a 0 pushes all else out of the picture."""
+    vanished, mild = (0.0, 0.0), (2.1, 2.1)
+    study = setting_study("e", {"loss": {"summed": vanished, "averaged": mild}})
+    far = setting_study("e", {"loss": {"none": vanished, "least": (1e-12, 1e-12), "most": (9, 9)}})
+    falling = np.concatenate([np.geomspace(1e6, 1, 20), np.zeros(5)])
+    curves = loss_curves("e", falling, falling)
+    for figure in (study, far, curves):
+        FigureCanvasAgg(figure).draw()
+    for axis, values in ((study.axes[0], [0.0, 2.1]), (far.axes[0], [0.0, 1e-12, 9.0])):
+        low, high = axis.get_xlim()
+        places = axis.transAxes.inverted().transform(
+            axis.transData.transform([(v, 0.0) for v in values])
+        )[:, 0]
+        assert low < 0 < high
+        assert (places >= 0).all()
+        assert (places <= 1).all()
+        assert places[-1] - places[0] > 0.5
+    assert curves.axes[0].get_yscale() == "symlog"
+
+
 def test_regions_count_differing_points():
     figure = decision_regions(
         "r", POINTS, LABELS, (half_plane, lambda p: 1 - half_plane(p)), DIGITS, 0.1, 0.5
