@@ -1,7 +1,6 @@
 """Every door against what a user mistypes, a disk that is full, and Ctrl-C at any moment."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from fixtures.data import fashion, idx
 from fixtures.data.base import DataError
 from parity.options import Options
 from parity.reporting import write
+from parity_tests.processes import python
 from parity_tests.reports import sample
 
 pytestmark = pytest.mark.slow  # hundreds of small checks, and processes of their own
@@ -214,19 +214,10 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 def start(folder, *words, room=None):
     """Start the command; a file may not grow beyond ``room`` bytes, as on a disk that is full."""
-    path = os.pathsep.join([str(ROOT), *(p for p in sys.path if p)])
-    command = [sys.executable, "-m", "parity", *words]
+    command = ["-m", "parity", *words]
     if room is not None:  # not by preexec_fn: JAX, where a test before has loaded it, warns of that
-        command = [sys.executable, "-c", LIMITED, str(room), *command]
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+        command = ["-c", LIMITED, room, sys.executable, *command]
+    return python(*command, cwd=folder, stdout=subprocess.PIPE)
 
 
 def ended(process):

@@ -4,8 +4,6 @@ import contextlib
 import math
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 
@@ -18,6 +16,7 @@ import parity
 from parity.findings import Cause, Finding, Report, Verdict, Worst
 from parity.isolation import report_from
 from parity.processes import Fault, answers
+from parity_tests.processes import python
 
 PAIR = (5, 4)
 
@@ -168,13 +167,7 @@ SCRIPT = """
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_parent_leaves_no_child(number, tmp_path):
-    path = os.pathsep.join(p for p in sys.path if p)
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path / "pid")],
-        env={**os.environ, "PYTHONPATH": path},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = python("-c", textwrap.dedent(SCRIPT), tmp_path / "pid")
     child = int(waited(lambda: (tmp_path / "pid").read_text()))
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)

@@ -9,6 +9,7 @@ import pytest
 
 from fixtures import study
 from fixtures.study_tables import BEGIN, END, contribute, filled, markdown, summary
+from parity.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = json.loads((ROOT / "docs/study.json").read_text("utf-8"))
@@ -38,8 +39,19 @@ def test_the_published_run_keeps_what_is_promised():
     assert len({run["capability"] for run in STUDY["runs"]}) > 1
 
 
-def test_the_report_shows_the_rates():
+def test_the_report_shows_the_rates(monkeypatch):
+    kept, keep = [], Session.contribute
+    monkeypatch.setattr(
+        Session,
+        "contribute",
+        lambda self, section, entry: (kept.append((section, entry)), keep(self, section, entry)),
+    )
     contribute(STUDY["rates"])
+    assert [(section, entry["name"]) for section, entry in kept] == [
+        ("rates", item["name"]) for item in STUDY["rates"]
+    ]
+    for (_, shown), item in zip(kept, STUDY["rates"], strict=True):
+        assert (shown["successes"], shown["trials"]) == (item["successes"], item["trials"])
 
 
 def test_a_page_without_marks_is_refused():

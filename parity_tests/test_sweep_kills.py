@@ -5,16 +5,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from parity_tests.processes import python
+
 pytestmark = pytest.mark.slow  # workers, clusters, kills
 
-ROOT = Path(__file__).resolve().parent.parent
 FAST = ["--layer", "linear", "--layer", "relu", "--layer", "mseloss", "--layer", "maxpool2d"]
 TOTAL = 480
 WORDS = ["--cases", TOTAL, "--workers", 2, "--probe-every", 1000, "--chunk", 12, *FAST]
@@ -22,17 +22,7 @@ LATE = 180  # seconds that a cluster of two workers may take to begin, or to end
 
 
 def command(*words):
-    """Start Python as a process of its own, at the head of its own group."""
-    path = os.pathsep.join([str(ROOT), *(p for p in sys.path if p)])
-    return subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    return python(*words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 @pytest.fixture
