@@ -201,3 +201,19 @@ def test_a_killed_ray_worker_loses_and_repeats_nothing(alone, tmp_path, sweep, r
     ends_well(process)
     assert json.loads((folder / "summary.json").read_text())["run"]["workers_replaced"]
     assert sorted(lines(folder)) == alone
+
+
+@pytest.mark.parametrize(
+    ("backend", "package", "address", "says"),
+    [
+        ("dask", "distributed", "tcp://127.0.0.1:1", "no Dask scheduler answers at tcp://"),
+        ("ray", "ray", "127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1: "),
+    ],
+)
+def test_a_cluster_that_does_not_answer(tmp_path, sweep, backend, package, address, says):
+    pytest.importorskip(package, reason=f"pip install {package}")
+    process = sweep(tmp_path / "out", *WORDS, "--backend", backend, "--address", address)
+    said, _ = process.communicate(timeout=LATE)
+    assert process.returncode == 2, said
+    assert says in said
+    assert "Traceback" not in said

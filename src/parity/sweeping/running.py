@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -83,6 +84,17 @@ def chunks(indices: Iterator[int], size: int = CHUNK) -> Iterator[list[int]]:
         yield chunk
 
 
+def _answers(address: str) -> None:
+    """Raise UsageError where nothing listens at host:port; Ray itself tries that for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        return  # "auto", or another form of Ray's
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"no Ray cluster answers at {address}: {error}") from error
+
+
 class Pool:
     """Workers of one backend: loky's processes, or a Dask or Ray cluster, through joblib."""
 
@@ -119,6 +131,8 @@ class Pool:
             from ray.util.joblib import register_ray
         except ImportError as error:
             raise UsageError("--backend ray needs: pip install ray") from error
+        if address:
+            _answers(address)
         register_ray()
         options: dict[str, Any] = {} if address else {"num_cpus": self.workers}
         try:
