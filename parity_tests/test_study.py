@@ -36,7 +36,7 @@ def test_the_published_run_keeps_what_is_promised():
         assert found[f"{title}: rightly named first"]["value"] >= 0.95
     assert STUDY["faults"]["own catalogue"] >= 120
     assert len({run["threads"] for run in STUDY["runs"]}) > 1
-    assert len({run["capability"] for run in STUDY["runs"]}) > 1
+    assert len({run["capability"] for run in STUDY["runs"]}) >= 3
 
 
 def test_the_report_shows_the_rates(monkeypatch):
