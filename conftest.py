@@ -47,3 +47,11 @@ def ctrl_c():
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, usual)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Let an idle worker take over what waits at another: the long tests stand side by side."""
+    option = config.option
+    if getattr(option, "numprocesses", None) and option.dist == "no":
+        option.dist = "worksteal"

@@ -124,7 +124,10 @@ def test_rounding_that_a_few_moves_do_not_show_is_measured_again():
     for off, verdict in ((np.spacing(1e6), Verdict.MATCH), (1e-6, Verdict.INACCURATE)):
         unmoved = judge64(ref + off, ref, np.zeros_like(ref))
         assert not unmoved.inside
-        assert pair._second_look(draw, "forward", unmoved, ref + off, ref)[1] is verdict
+        assert (
+            pair._second_look(draw, "forward", unmoved, ref + off, ref, Verdict.INACCURATE)[1]
+            is verdict
+        )
 
 
 def test_cancellation_that_float32_in_double_does_not_show_is_no_fault():

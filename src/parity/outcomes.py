@@ -37,3 +37,16 @@ class LayerError(Exception):
 def forward_names(count: int) -> list[str]:
     """Return the quantity names of ``count`` outputs: one output is plain ``forward``."""
     return ["forward"] if count == 1 else [f"forward{i}" for i in range(count)]
+
+
+def alike(mine: Array, theirs: Array) -> bool:
+    """Whether shape and values are the same, NaN being equal to NaN.
+
+    np.array_equal with equal_nan copies both sides before it compares them; few hold a NaN.
+    """
+    mine, theirs = np.asarray(mine), np.asarray(theirs)
+    if mine.shape != theirs.shape:
+        return False
+    if bool(np.all(mine == theirs)):
+        return True
+    return mine.dtype.kind == "f" and bool(np.array_equal(mine, theirs, equal_nan=True))

@@ -18,14 +18,14 @@ from parity.findings import Verdict
 from parity.judged import Judged, channel_axis
 from parity.ladder import (
     EPS32,
-    SCALE_GAP,
+    SECOND_LOOK,
     Judgement,
-    differences,
     judge32,
     judge64,
-    largest,
     response,
+    second_look,
     shrink_ratio,
+    slight,
     verdict32,
     verdict64,
 )
@@ -38,8 +38,6 @@ from parity.torch_side import TorchSide
 
 PERTURBED = 3  # one-ulp runs of the reference in float64: the noise
 LARGE = 1e4  # the scale of large inputs and upstream gradients
-SECOND_LOOK = 16  # one-ulp runs before rounding is called rougher than torch's
-SLIGHT = 2.0**-20  # of the answer: an error that cancellation alone may have made
 YARDSTICKS = 4  # perturbed float32 runs beside torch's plain one
 
 
@@ -182,7 +180,7 @@ class Pair:
         own_run = getattr(runner, "run", None)
         if own_run is not None:  # a torch module knows how to run itself
             return own_run(draw, dtype, self.names)
-        return run(runner, draw, dtype, self.names)
+        return run(runner, draw, dtype, self.names, masks=bool(self.reference.dropouts))
 
     def theirs(self, draw: Draw, dtype: str = "float64", module: Any = None) -> Outcome:
         """Run the reference, or ``module`` in its place. Raises LayerError."""
@@ -261,8 +259,9 @@ class Pair:
             verdict = verdict64(judged, 1.0)  # refined where it is outside
             if verdict is Verdict.MISMATCH and not judged.nonfinite:
                 judged, verdict = self._classify(draw, name, judged, own, ref, elements)
-            slight = not judged.nonfinite and judged.error <= SLIGHT * largest(ref)
-            rough = verdict is Verdict.INACCURATE or (verdict is Verdict.MISMATCH and slight)
+            rough = verdict is Verdict.INACCURATE or (
+                verdict is Verdict.MISMATCH and slight(judged, ref)
+            )
             if rough and not pinned and name not in elements:
                 judged, verdict = self._second_look(draw, name, judged, own, ref, verdict)
             found.append(Judged(name, "float64", verdict, judged, draw, own, ref))
@@ -301,14 +300,9 @@ class Pair:
         judged: Judgement,
         own: Array,
         ref: Array,
-        verdict: Verdict = Verdict.INACCURATE,
+        verdict: Verdict,
     ) -> tuple[Judgement, Verdict]:
-        """Measure the noise again before a slight error is called rough, or a fault.
-
-        A few one-ulp moves may all be swallowed by a large common term, or fall alike: more of
-        them are made, and torch's own float32 error shows what its formula loses by cancellation.
-        A layer that computes float32 in double hides by that that its float64 error is rounding.
-        """
+        """Measure the noise again before a slight error is called rough, or a fault."""
         narrow = draw.rounded(np.float32)
         try:
             r32 = self.theirs(narrow, "float32").quantities.get(name)
@@ -316,13 +310,10 @@ class Pair:
             runs = self.perturbed(draw, "float64", SECOND_LOOK)
         except LayerError:
             return judged, verdict
-        noise = response(ref, [a for r in runs if (a := r.get(name)) is not None])
-        if r32 is not None and r64 is not None:
-            noise = np.maximum(noise, SCALE_GAP * differences(r32, r64))
-        again = judge64(own, ref, noise, axis=channel_axis(name, ref))
-        if again.inside and not again.undecided:
-            return again, Verdict.MATCH
-        return judged, verdict
+        again = second_look(
+            own, ref, [run.get(name) for run in runs], (r32, r64), channel_axis(name, ref)
+        )
+        return (judged, verdict) if again is None else (again, Verdict.MATCH)
 
     def float32(
         self,

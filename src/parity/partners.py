@@ -10,7 +10,7 @@ from parity.draws import Draw
 from parity.findings import Verdict
 from parity.judged import Judged
 from parity.ladder import largest
-from parity.outcomes import Array
+from parity.outcomes import Array, alike
 from parity.wording import quantity_text
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def missing(pair: Pair, name: str, ref: Array, draw: Draw, returned: int = 0) ->
     if name.startswith("buffer_"):
         if ref.dtype.kind != "f":
             return _plain(name, Verdict.SKIPPED, draw, "mine does not count batches")
-        if np.array_equal(ref, draw.buffers[name.removeprefix("buffer_")], equal_nan=True):
+        if alike(ref, draw.buffers[name.removeprefix("buffer_")]):
             text = "mine keeps no such buffer; torch's is fixed"
             return _plain(name, Verdict.SKIPPED, draw, text)
         return Judged(

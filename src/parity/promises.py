@@ -12,17 +12,17 @@ from parity.examination import Examination
 from parity.findings import Verdict
 from parity.judged import Judged
 from parity.ladder import (
-    SCALE_GAP,
-    differences,
+    SECOND_LOOK,
     judge64,
-    largest,
     response,
     same_bits,
+    second_look,
     shrink_ratio,
+    slight,
     verdict64,
 )
-from parity.outcomes import Array, LayerError, Outcome
-from parity.pair import SECOND_LOOK, SLIGHT, Pair
+from parity.outcomes import Array, LayerError, Outcome, alike
+from parity.pair import Pair
 from parity.probes import probe_shapes
 from parity.subjects import PlainRunner, as_arrays, backward, cast, guarded, load
 
@@ -120,11 +120,7 @@ def _leaves_alone(exam: Examination, draw: Draw) -> None:
     runner.zero_grad()
     held, kept = _handed_out(runner, draw)
     _handed_out(runner, other)
-    changed = [
-        what
-        for what, array in held.items()
-        if not np.array_equal(array, kept[what], equal_nan=True)
-    ]
+    changed = [what for what, array in held.items() if not alike(array, kept[what])]
     if changed:
         text = f"{' and '.join(changed)} handed out earlier is overwritten by the next pass"
         _add(exam, "aliasing", Verdict.MISMATCH, draw, text, "workspace_reused")
@@ -226,28 +222,23 @@ def _judge_step(
 def _settle(pair: Pair, item: Judged, draws: list[Draw], step: int) -> Judged:
     """Walk the same steps in float32: rounding shrinks with the precision, faults do not.
 
-    A slight error is first held against more nudged walks, and against what torch's own float32
-    walk loses: a layer that computes float32 in double has no rounding there that could shrink.
+    A slight error is first held against more nudged walks: see :func:`parity.ladder.second_look`.
     """
     judged, name = item.judgement, item.quantity
     if judged is None or judged.nonfinite or item.mine is None or item.theirs is None:
         return item
     narrow = [draw.rounded(np.float32) for draw in draws]
     ref = _walk(pair, narrow, pair.theirs)[step].quantities.get(name)
-    if judged.error <= SLIGHT * largest(item.theirs):
+    if slight(judged, item.theirs):
         rng = np.random.default_rng([draws[0].seed, 6])
         walks = [
             _walk(pair, [d.nudged(rng, np.float64) for d in draws], pair.theirs)
             for _ in range(SECOND_LOOK)
         ]
-        noise = response(
-            item.theirs, [a for w in walks if (a := w[step].quantities.get(name)) is not None]
-        )
         r32 = _walk(pair, narrow, lambda d: pair.theirs(d, "float32"))[step].quantities.get(name)
-        if ref is not None and r32 is not None:
-            noise = np.maximum(noise, SCALE_GAP * differences(r32, ref))
-        again = judge64(item.mine, item.theirs, noise)
-        if again.inside and not again.undecided:
+        moved = [walk[step].quantities.get(name) for walk in walks]
+        again = second_look(item.mine, item.theirs, moved, (r32, ref))
+        if again is not None:
             return replace(item, judgement=again, verdict=Verdict.MATCH)
     runner = pair.subject.spawn("float32")
     try:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from types import FunctionType, MethodType
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ from parity.findings import UsageError
 from parity.guarding import end_copy
 from parity.names import NameMap as NameMap
 from parity.nesting import arranged, leaves
-from parity.outcomes import Array, LayerError, Outcome, forward_names
+from parity.outcomes import Array, LayerError, Outcome, alike, forward_names
 
 
 class Runner(Protocol):
@@ -94,7 +95,7 @@ class PlainRunner:
         fits = isinstance(current, np.ndarray) and current.shape == array.shape
         if fits and current.flags.writeable and current.dtype == array.dtype:
             current[...] = array
-            if np.array_equal(getattr(self.layer, kind)[name], array, equal_nan=True):
+            if alike(getattr(self.layer, kind)[name], array):
                 return
         try:
             store[name] = array.copy()
@@ -103,7 +104,7 @@ class PlainRunner:
             raise LayerError(text, "weights") from error
         if getattr(self.layer, kind).get(name) is store[name]:
             return
-        if not np.array_equal(getattr(self.layer, kind)[name], array, equal_nan=True):
+        if not alike(getattr(self.layer, kind)[name], array):
             raise LayerError(
                 f"{kind}[{name!r}] was written, yet reads back as something else: {kind} is made "
                 f"anew at every reading; let it return the layer's own dict",
@@ -180,15 +181,23 @@ class PlainRunner:
 
 def _positional(function: Callable[..., Any], most: int) -> int:
     """How many positional arguments ``function`` takes, at most ``most``."""
+    if type(function) is MethodType and type(function.__func__) is FunctionType:
+        takes = _takes(function.__func__)  # asked in every pass, and always answered alike
+        return most if takes is None else min(most, takes - 1)
+    takes = _takes.__wrapped__(function)
+    return most if takes is None else min(most, takes)
+
+
+@functools.lru_cache(maxsize=256)
+def _takes(function: Callable[..., Any]) -> int | None:
+    """How many positional arguments ``function`` takes; None for any number, or unknown."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
-        return most
+        return None
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return most
-    return min(
-        most, sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
-    )
+        return None
+    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
 class PlainSubject:
@@ -305,9 +314,12 @@ def said(error: BaseException) -> str:
 
 
 @_contained
-def run(runner: Runner, draw: Draw, dtype: str, names: NameMap | None = None) -> Outcome:
+def run(
+    runner: Runner, draw: Draw, dtype: str, names: NameMap | None = None, masks: bool = True
+) -> Outcome:
     """Run one forward and backward pass of the hand-written side on ``draw`` in ``dtype``.
 
+    ``masks`` is false where the reference drops nothing, so that none need be looked for.
     Raises LayerError, with the phase and the layer's own exception as its cause.
     """
     names = names or NameMap()
@@ -322,7 +334,8 @@ def run(runner: Runner, draw: Draw, dtype: str, names: NameMap | None = None) ->
     _observe_outputs(outcome, outputs, inputs, dtype)
     outcome.outputs = tuple(np.array(output) for output in outputs)
     outcome.quantities.update(zip(forward_names(len(outputs)), outcome.outputs, strict=True))
-    outcome.masks = tuple(np.array(mask) for mask in runner.masks())
+    if masks:
+        outcome.masks = tuple(np.array(mask) for mask in runner.masks())
     if draw.upstream and len(outputs) != len(draw.upstream):
         text = (
             f"forward returned {_arrays(len(outputs))}, torch returns {len(draw.upstream)}; return "
@@ -334,7 +347,7 @@ def run(runner: Runner, draw: Draw, dtype: str, names: NameMap | None = None) ->
     for name, array in buffers_of(runner, draw, names).items():
         outcome.quantities[f"buffer_{name}"] = np.array(array)
     for i, (given, before) in enumerate(zip(inputs, kept, strict=True)):
-        if not np.array_equal(given, before, equal_nan=given.dtype.kind == "f"):
+        if not alike(given, before):
             outcome.remarks.append(("input_modified", f"input {i} was changed by the layer"))
     return outcome
 
@@ -373,7 +386,7 @@ def backward(runner: Runner, draw: Draw, outcome: Outcome, dtype: str, names: Na
             if array is None
             else np.array(names.to_theirs(theirs, as_array(array, "backward")))
         )
-    if any(not np.array_equal(a, b, equal_nan=True) for a, b in zip(upstream, kept, strict=True)):
+    if not all(map(alike, upstream, kept)):
         outcome.remarks.append(("upstream_modified", "the upstream gradient was changed"))
 
 

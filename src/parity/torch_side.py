@@ -24,6 +24,7 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+FLOATS = {"float64": np.dtype(np.float64), "float32": np.dtype(np.float32)}  # NumPy's
 
 
 class _SharedMask(nn.Module):
@@ -226,10 +227,13 @@ class TorchSide:
             child.keep = None
 
     def _tensor(self, array: Array, dtype: str) -> torch.Tensor:
-        tensor = torch.from_numpy(np.array(array, order="C"))
-        if tensor.is_floating_point():
-            tensor = tensor.to(DTYPES[dtype])
-        return tensor.to(self.device)
+        """Return the array as a tensor of its own: the module may write into it."""
+        array = np.asarray(array, order="C")
+        if array.dtype.kind == "f" and array.dtype != FLOATS.get(dtype) and array.flags.writeable:
+            return torch.from_numpy(array).to(device=self.device, dtype=DTYPES[dtype])
+        tensor = torch.from_numpy(array.copy())
+        wanted = DTYPES[dtype] if tensor.is_floating_point() else tensor.dtype
+        return tensor.to(device=self.device, dtype=wanted)
 
 
 def _call(module: nn.Module, inputs: list[torch.Tensor]) -> Any:

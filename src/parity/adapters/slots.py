@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.outcomes import Array, LayerError
+from parity.outcomes import Array, LayerError, alike
 
 # torch's name -> what courses and books call it, in lower case
 ALIASES: Mapping[str, frozenset[str]] = {
@@ -64,7 +64,7 @@ class Slot:
         """
         current = self.read()
         put(current, value, self.assign)
-        if not np.array_equal(array(self.read()), value, equal_nan=True):
+        if not alike(array(self.read()), value):
             raise LayerError(
                 f"{self.name} was written, yet reads back as something else: it is handed out as a "
                 "copy; return the layer's own array, or give the layer a setter",
