@@ -22,6 +22,21 @@ def test_an_unseen_fault_is_killed_and_not_named_wrongly(mutant):
     assert not trial.names or trial.named, f"{mutant.fault} is called {trial.names}"
 
 
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [
+        ("batchnorm2d-bias-forgotten", 1),  # a constant channel without its bias vanishes
+        ("softplus-naive", 1),  # overflows as a threshold of 1e30 would
+        ("softplus-threshold-forgotten", 1),  # a value beyond both thresholds
+        ("logsoftmax-log-of-softmax", 2),  # one value of all is infinite: no corner
+        ("crossentropy-one-hot-missing", 1),  # scores of a thousand
+    ],
+)
+def test_a_name_does_not_hang_on_the_seed(name, seed):
+    trial = tried(next(mutant for mutant in MUTANTS if mutant.id == name), seed=seed)
+    assert trial.named, trial.names
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", [*FAMILIES, "unseen"])
 def test_a_whole_family_is_killed_and_named(family):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from parity.diagnosis.registry import Hypothesis, hypotheses
-from parity.diagnosis.trials import Predict
+from parity.diagnosis.trials import Predict, Quantities, Trial
 from parity.pair import Pair
 
 NOT_OPTIONS = {"self", "device", "dtype", "inplace", "size_average", "reduce", "bias", "eps",
@@ -241,7 +241,20 @@ def hypothesis(root: nn.Module, layer: nn.Module, change: Change) -> Hypothesis 
     why = WHY.get(change.option, "") if name == "momentum_swapped" else ""
     if name.endswith("_ignored"):
         why = f": the option {change.option} is ignored"
-    return Hypothesis(name, f"behaves exactly like {text}{why}", runner(module), module)
+    return Hypothesis(name, f"behaves exactly like {text}{why}", _asked_for(module), module)
+
+
+def _asked_for(module: nn.Module) -> Predict:
+    """Return the prediction of ``module``; none where the option makes torch itself overflow.
+
+    Whoever forgot to guard an exponential has set no threshold of 1e30, though it looks alike.
+    """
+
+    def predict(trial: Trial) -> Quantities | None:
+        made = trial.run(module)
+        return None if made is None or trial.overflows(made) else made
+
+    return predict
 
 
 def runner(module: nn.Module) -> Predict:

@@ -70,6 +70,14 @@ def _log_diagonal(layer: Any) -> nn.Module:
     return with_rule(layer, lambda x, y, g: g * (1 - y.exp()))
 
 
+@variant(nn.Softplus, "threshold_ignored", "it has no linear part beyond the threshold")
+def _curved(layer: Any) -> nn.Module:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.logaddexp(x * layer.beta, torch.zeros_like(x)) / layer.beta
+
+    return Lambda(layer, forward)
+
+
 @variant(nn.Sigmoid, "derivative_of_input", "backward takes x(1 - x) for s(1 - s)")
 def _sigmoid_of_input(layer: Any) -> nn.Module:
     return with_rule(layer, lambda x, y, g: g * x * (1 - x))

@@ -23,7 +23,8 @@ def _softmax_alone(layer: Any) -> nn.Module:
         raise ValueError("only the plain loss has this gradient")
 
     def forward(m: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        each = x.logsumexp(1 if x.ndim > 1 else 0)
+        axis = 1 if x.ndim > 1 else 0
+        each = (x.softmax(axis).detach() * x).sum(axis)  # its gradient, accurate for any scores
         # the value is torch's; what moves is the part without the target
         moving = each.mean() if layer.reduction == "mean" else each.sum()
         return layer(x, y).detach() + moving - moving.detach()
