@@ -29,7 +29,10 @@ def test_an_unseen_fault_is_killed_and_not_named_wrongly(mutant):
         ("softplus-naive", 1),  # overflows as a threshold of 1e30 would
         ("softplus-threshold-forgotten", 1),  # a value beyond both thresholds
         ("logsoftmax-log-of-softmax", 2),  # one value of all is infinite: no corner
+        ("logsoftmax-log-of-softmax", 3),  # infinities, and numbers that are nearly some
         ("crossentropy-one-hot-missing", 1),  # scores of a thousand
+        ("crossentropy-whole-maximum", 6),  # rows that chance leaves near each other
+        ("maxpool2d-pads-zero", 4),  # images without a negative border
     ],
 )
 def test_a_name_does_not_hang_on_the_seed(name, seed):

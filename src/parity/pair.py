@@ -108,8 +108,11 @@ class Pair:
             return log_uniform(spec.shape, rng)
         if label == "extreme":
             values = rng.standard_normal(spec.shape) * 300.0
-            if len(spec.shape) > 1:  # rows far apart: what is safe for one must be for each
-                values += rng.uniform(-1000, 1000, (spec.shape[0], *[1] * (values.ndim - 1)))
+            if len(spec.shape) > 1 and spec.shape[0] > 1:
+                # rows far apart, the first and the last by 2,000: what is safe for one must be
+                # for each, and chance could leave all of them within the 745 of an exponential
+                steps = rng.permutation(np.linspace(-1000, 1000, spec.shape[0]))
+                values += steps.reshape(-1, *[1] * (values.ndim - 1))
             return values
         if label == "near kinks":
             # beside each threshold, at distances of every size: a threshold moved a little shows
@@ -125,8 +128,10 @@ class Pair:
             shape[axis] = spec.shape[axis]
             # Of few bits, so that a sum of any order is exact: torch's own rounding of it, the same
             # in every nudged run, would be taken for a fault of mine, 316 times enlarged by eps.
-            values = np.rint(rng.standard_normal(shape) * 8) / 8
-            values[values == 0] = 0.125
+            values = np.maximum(np.abs(np.rint(rng.standard_normal(shape) * 8)), 1) / 8
+            # Every other channel is negative throughout: padding that counts as 0 wins there.
+            signs = np.where(np.arange(spec.shape[axis]) % 2, 1.0, -1.0)
+            values *= signs.reshape(shape)
             return np.array(np.broadcast_to(values, spec.shape))
         return spec.draw(rng)
 
