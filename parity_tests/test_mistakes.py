@@ -23,8 +23,8 @@ def linear(**options):
 
 def turned():
     """Check a wrong layer behind parity.axes."""
-    mine = parity.axes(impl.Linear(4, 3, bias=False), inputs=(0, 1))
-    return parity.check(mine, nn.Linear(4, 3), SIZE, rungs=["float64"], diagnose=False)
+    mine = parity.axes(impl.ReLU(), inputs=(0, 1))
+    return parity.check(mine, nn.Identity(), SIZE, rungs=["float64"], diagnose=False)
 
 
 def fails():

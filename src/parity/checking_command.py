@@ -77,8 +77,11 @@ def run(args: argparse.Namespace) -> int:
         made = build(mine, "mine"), build(theirs, "torch")
         report = check(*made, *inputs, **options)
     remember(report, *made, inputs, options, recipes=(mine, theirs))
-    wanted = args.script and not report.passed
-    status = show(report, args.json, script(report) if wanted else None)
+    text = None
+    try:
+        text = script(report) if args.script and not report.passed else None
+    finally:  # where no script can be written, the report still says what was found
+        status = show(report, args.json, text)
     if args.bundle and not report.passed:
         place = save_bundle(report, args.bundle)
         print(f"saved: parity replay {place} --mine {mine.target}", file=sys.stderr)

@@ -120,7 +120,8 @@ class Examination:
             trace = "".join(traceback.format_exception(cause, limit=-6))
         plain = {"weights": "missing_partner", "shape": "wrong_shape"}
         name = plain.get(failure.phase, "raised")
-        where = "" if failure.phase in plain else f"{failure.phase} raised "
+        verb = " raised" if cause is not None else ""  # else it is a remark on what came back
+        where = "" if failure.phase in plain else f"{failure.phase}{verb} "
         message = f"{where}{failure}"
         quantity = {"weights": "weights", "backward": "backward"}.get(failure.phase, "forward")
         self.add(

@@ -21,8 +21,13 @@ from parity.findings import Cause, Finding, Report, UsageError, Verdict
 from parity.options import Options
 from parity.processes import Fault, answers
 
+APART = "a process of its own (isolate=True; --isolate, --timeout or --memory)"
 TIMEOUT = 60.0  # seconds, where none is asked for
 OUT_OF_MEMORY = ("MemoryError", "_ArrayMemoryError", "can't allocate memory", "OutOfMemoryError")
+
+
+class NoFork(UsageError, NotImplementedError):
+    """A process of its own is not to be had here: a NotImplementedError besides."""
 
 
 def check_isolated(
@@ -39,7 +44,7 @@ def check_isolated(
     exits or goes beyond its memory gives a report of one ERROR, whose cause is named timed_out,
     crashed, exited or out_of_memory.
 
-    Raises UsageError as an examination in this process does, NotImplementedError where the
+    Raises UsageError as an examination in this process does, and :class:`NoFork` where the
     platform has no fork or CUDA is in use.
     """
     refuse_unforkable()
@@ -112,16 +117,14 @@ def fault_report(fault: Fault, case: str, options: Options) -> Report:
 
 
 def refuse_unforkable() -> None:
-    """Raise NotImplementedError where a fork is not to be had, or would not work."""
+    """Raise :class:`NoFork` where a fork is not to be had, or would not work."""
     if not hasattr(os, "fork"):
-        raise NotImplementedError(
-            f"isolate=True needs os.fork, which {sys.platform} lacks; leave it out there"
-        )
+        raise NoFork(f"{APART} needs os.fork, which {sys.platform} lacks; leave it out there")
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        raise NotImplementedError(
-            "isolate=True cannot be used once CUDA is initialised in this process: it does not "
-            "survive a fork; check CUDA layers without it"
+        raise NoFork(
+            f"{APART} is not to be had once CUDA is initialised, which does not survive a fork; "
+            "check CUDA layers without it"
         )
 
 

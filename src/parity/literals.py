@@ -104,7 +104,8 @@ def one_input(text: str) -> Any:
 def _bounded(shape: tuple[int, ...], text: str) -> bool:
     if math.prod(shape) > MOST_ELEMENTS:
         raise UsageError(
-            f"the input {text!r} has {math.prod(shape):,} elements; the most is {MOST_ELEMENTS:,}"
+            f"the input {text!r} has {math.prod(shape):,} elements; the most is "
+            f"{MOST_ELEMENTS:,}: give a smaller shape"
         )
     return True
 
@@ -138,9 +139,11 @@ def _array(path: Path) -> Any:
         raise UsageError(f"{shown} is no .npy file; write it with numpy.save('data.npy', array)")
     if not path.is_file():
         raise UsageError(f"{shown} is not there; {INPUTS}")
-    if path.stat().st_size > 8 * MOST_ELEMENTS + 4096:
+    most = 8 * MOST_ELEMENTS + 4096
+    if path.stat().st_size > most:
         raise UsageError(
-            f"{shown} holds {path.stat().st_size:,} bytes, more than an input may have"
+            f"{shown} has {path.stat().st_size:,} bytes; an input has {most:,} at most: save a "
+            "part of it, array[:100]"
         )
     try:
         with open(path, "rb") as file, warnings.catch_warnings():

@@ -49,12 +49,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _arguments(bundle: Any, side: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    from parity.bundling import value
+    from parity.bundling import damaged, value
 
     data = bundle.data[side]
     args, config = data.get("args", []), data.get("config", {})
-    if not isinstance(args, list) or not isinstance(config, dict):
-        raise UsageError(f"{bundle.path} is damaged: the arguments of {side} are no list")
+    for name, given, kind in (("args", args, list), ("config", config, dict)):
+        if not isinstance(given, kind):
+            text = f"the {name} of {side} are {given!r:.60}, no {kind.__name__}"
+            raise damaged(bundle.path, text)
     return (
         tuple(value(bundle.path, side, text) for text in args),
         {str(name): value(bundle.path, side, text) for name, text in config.items()},

@@ -100,8 +100,8 @@ def save_bundle(report: Report, folder: Any) -> str:
     It holds the weights, the inputs and the upstream gradient of the failing draw, versions,
     options and how both sides were made. ``parity replay FOLDER --mine FILE:NAME`` runs it.
 
-    Raises UsageError for a report that passed or is not known here, and for a folder that holds
-    something else.
+    Raises UsageError for a report that passed or is not known here, for inputs that torch itself
+    refuses, and for a folder that holds something else.
     """
     from parity.bundling import write
 
@@ -111,7 +111,8 @@ def save_bundle(report: Report, folder: Any) -> str:
 def script(report: Report) -> str:
     """Return a failure as a script of at most 15 lines of NumPy and torch, without the harness.
 
-    Raises UsageError for a report that passed or is not known here.
+    Raises UsageError for a report that passed or is not known here, for inputs that torch itself
+    refuses, and for a failure that no script shows.
     """
     from parity.scripting import write
 

@@ -165,6 +165,8 @@ class TorchSide:
             warnings.simplefilter("ignore")  # torch's advice on speed is no business of the check
             try:
                 outputs = flatten(_call(module, inputs))
+            except LayerError:
+                raise
             except (Exception, SystemExit) as error:
                 raise LayerError(_first_line(error), "forward") from error
             quantities = self._quantities(module, draw, inputs, outputs)
@@ -260,7 +262,11 @@ def flatten(value: Any) -> list[torch.Tensor]:
         return []
     if isinstance(value, (bool, int, float)):
         return [torch.as_tensor(value)]
-    raise LayerError(f"returned {type(value).__name__}, which holds no tensor", "forward")
+    raise LayerError(
+        f"returned {type(value).__name__}, which holds no tensor; return a tensor, or a tuple, "
+        "list or dict of tensors",
+        "forward",
+    )
 
 
 def _share_masks(module: nn.Module) -> nn.Module:

@@ -135,8 +135,9 @@ def _owner(item: Any, path: str) -> tuple[Any, str]:
 def _slot(owner: Any, name: str, path: str, grad: str | None, kind: str) -> Slot:
     holder, leaf = _owner(owner, path)
     made = attribute_slot(holder, leaf, name, hint_of(name)[0])
-    made.kind = kind
+    made.kind, made.path = kind, path
     if grad is not None:
+        made.grad_path = grad
         made.grad = lambda: getattr(*_owner(owner, grad), None)
     return made
 

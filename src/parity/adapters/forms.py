@@ -289,7 +289,11 @@ def _seen(value: Any, layout: Layout | None) -> Array:
 
 def _loss_and_delta(result: Any, name: str) -> tuple[Any, Any]:
     if not isinstance(result, (tuple, list)) or len(result) != 2:
-        raise TypeError(f"{name} returned {type(result).__name__}; (loss, gradient) was expected")
+        raise LayerError(
+            f"returned {type(result).__name__}, and no gradient; return (loss, gradient) from "
+            f"{name}, the gradient in the prediction's shape",
+            "forward",
+        )
     return result[0], result[1]
 
 

@@ -95,6 +95,7 @@ class FunctionRunner:
         self._known: dict[str, Any] = {}
         self._cache: tuple[Any, ...] = ()
         self._outputs: Any = None
+        self.result: Any = None  # what backward returned last
         self._delta: Any = None
         self._state: dict[str, Any] = {}
         self._inputs: tuple[Array, ...] = ()
@@ -242,6 +243,7 @@ class FunctionRunner:
         if self.pair.backward is None:
             return self._delta
         result = self._call(self.pair.backward, *self._handed(self.pair.backward, upstream))
+        self.result = result
         found = distribute(
             result,
             [a for a in self._inputs],

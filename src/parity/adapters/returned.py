@@ -56,7 +56,7 @@ def distribute(
     if not fitting:
         shapes = ", ".join(str(np.shape(g)) for g in grads)
         raise ValueError(
-            f"backward returned {len(grads)} gradients of shapes {shapes}; "
+            f"backward returned {_gradients(len(grads))} of shapes {shapes}; "
             f"{len(floating)} for the inputs and {len(names)} for {', '.join(names) or 'none'} "
             "were expected, in this order; say which with returns=(…)"
         )
@@ -71,11 +71,15 @@ def _declared(
     count = len(grads) - len(returns)
     if count < 0:
         raise ValueError(
-            f"backward returned {len(grads)} gradients; returns={tuple(returns)!r} names "
-            f"{len(returns)}"
+            f"backward returned {_gradients(len(grads))}; its last ones are to be those of "
+            f"{', '.join(returns)}: return them all, or name what it returns with returns=(…)"
         )
     named = {n: g for n, g in zip(returns, grads[count:], strict=True) if n in params}
     return Returned(grads[:count] if input_grads and count else None, named)
+
+
+def _gradients(count: int) -> str:
+    return "1 gradient" if count == 1 else f"{count} gradients"
 
 
 def _named(result: Mapping[str, Any], params: Mapping[str, Array]) -> Returned:

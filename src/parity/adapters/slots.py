@@ -42,7 +42,11 @@ _RECURRENT = re.compile(r"^(weight|bias)_(?:ih|hh|hr)(?:_l(\d+)(?:_reverse)?)?$"
 
 @dataclass
 class Slot:
-    """One array of a hand-written object: how it is read and written, and where its gradient is."""
+    """One array of a hand-written object: how it is read and written, and where its gradient is.
+
+    ``path`` and ``grad_path`` lead to the two attributes where a user has named them; empty, the
+    array is where ``name`` says, and the gradient is looked for.
+    """
 
     name: str
     read: Callable[[], Any]
@@ -51,6 +55,8 @@ class Slot:
     hint: str = ""
     group: int = 0
     kind: str = "params"
+    path: str = ""
+    grad_path: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -113,7 +113,8 @@ def _listed(
         held = flat(read_all())[k]
         raise LayerError(
             f"{name} is {describe(held)} and cannot be written in place for an array of shape "
-            f"{value.shape} and dtype {value.dtype}",
+            f"{value.shape} and dtype {value.dtype}; hand out the layer's own arrays, in the dtype "
+            "that it computes in, rather than copies",
             "weights",
         )
 

@@ -22,6 +22,11 @@ MOST_ARRAYS = 10_000
 Arrays = dict[str, dict[str, Array]]
 
 
+def damaged(path: Any, what: str) -> UsageError:
+    """Return the refusal of a bundle, or of a file of one, that is not as it was saved."""
+    return UsageError(f"{path} is damaged: {what}; save the bundle again")
+
+
 def dump(arrays: Mapping[str, Array]) -> bytes:
     """Return named arrays as the bytes of a safetensors file."""
     from safetensors.numpy import save
@@ -51,13 +56,12 @@ def load(path: Path, stamped: Mapping[str, Any]) -> Arrays:
         with path.open("rb") as file:
             header = int.from_bytes(file.read(8), "little")
             if header > MOST_HEADER:
-                raise UsageError(
-                    f"{path} is damaged or hostile: its header claims {header:,} bytes"
-                )
+                raise damaged(path, f"its header claims {header:,} bytes")
             file.seek(0)
             data = file.read(size + 1)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+        text = error.strerror or error
+        raise UsageError(f"{path} cannot be read: {text}; save the bundle again") from error
     held = _parse(path, data)
     names = stamped.get("names")
     if (
@@ -65,7 +69,7 @@ def load(path: Path, stamped: Mapping[str, Any]) -> Arrays:
         or stamped != stamp(names, data)
         or {*map(str, names)} != {*held}
     ):
-        raise UsageError(f"{path} is damaged: it is not the file that the bundle was saved with")
+        raise damaged(path, "it is not the file that the bundle was saved with")
     found: Arrays = {kind: {} for kind in KINDS}
     for entry in names:
         kind, _, name = entry.partition("/")
@@ -80,7 +84,7 @@ def _parse(path: Path, data: bytes) -> dict[str, Array]:
         held = parse(data)
     except Exception as error:  # the library has a class of its own, and KeyError for dtypes
         text = str(error).partition("\n")[0]
-        raise UsageError(f"{path} is damaged or hostile: {text}") from error
+        raise damaged(path, text) from error
     if len(held) > MOST_ARRAYS:
         raise UsageError(f"{path} holds {len(held):,} arrays; a bundle has {MOST_ARRAYS:,} at most")
     for entry, array in held.items():

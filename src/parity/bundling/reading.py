@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parity.bundling.arrays import ARRAYS, Arrays, load
+from parity.bundling.arrays import ARRAYS, Arrays, damaged, load
 from parity.findings import UsageError
 
 FORMAT, VERSION = "torch-parity bundle", 1
@@ -53,7 +53,7 @@ def read(folder: Any) -> Bundle:
     try:
         data = json.loads((path / TEXT).read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
-        raise UsageError(f"{path / TEXT} is damaged: {error}") from error
+        raise damaged(path / TEXT, str(error)) from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UsageError(f"{path / TEXT} is not a bundle of torch-parity (no format {FORMAT!r})")
     if type(data.get("version")) is not int or not 1 <= data["version"] <= VERSION:
@@ -63,7 +63,7 @@ def read(folder: Any) -> Bundle:
         )
     for key, kind in PARTS.items():
         if not isinstance(data.get(key), kind):
-            raise UsageError(f"{path / TEXT} is damaged: {key} is {data.get(key)!r}")
+            raise damaged(path / TEXT, f"{key} is {data.get(key)!r:.60}, no {kind.__name__}")
     return Bundle(data, load(path / ARRAYS, data["arrays"]), str(path))
 
 
@@ -77,7 +77,7 @@ def as_path(folder: Any) -> Path:
 def values(bundle: Bundle, texts: Any, what: str) -> dict[str, Any]:
     """Return name → literal of a dict of texts. Raises UsageError for anything else."""
     if not isinstance(texts, dict):
-        raise UsageError(f"{bundle.path} is damaged: {what} is {texts!r}")
+        raise damaged(bundle.path, f"{what} is {texts!r:.60}, no dict")
     return {name: value(bundle.path, what, text) for name, text in texts.items()}
 
 
@@ -88,6 +88,4 @@ def value(path: str, what: str, text: Any) -> Any:
             raise ValueError("no short text")
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise UsageError(
-            f"{path} is damaged: {what} holds {str(text)[:40]!r}, no literal"
-        ) from error
+        raise damaged(path, f"{what} holds {str(text)[:40]!r}, no literal") from error

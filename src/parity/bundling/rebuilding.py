@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from parity.bundling.arrays import damaged
 from parity.bundling.reading import Bundle, values
 from parity.findings import UsageError
 
@@ -39,24 +40,27 @@ def _made(bundle: Bundle, made: Any, depth: int) -> Any:
     name = made.get("class") if isinstance(made, dict) else None
     kind = getattr(nn, name, None) if isinstance(name, str) and name.isidentifier() else None
     if depth > 16 or not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise UsageError(f"{bundle.path} names {name!r} as its torch side, no class of torch.nn")
+        raise damaged(bundle.path, f"it names {name!r} as its torch side, no class of torch.nn")
     inner = made.get("children") or []
     if not isinstance(inner, list):
-        raise UsageError(f"{bundle.path} is damaged: the children of {name} are {inner!r}")
+        raise damaged(bundle.path, f"the children of {name} are {inner!r}, no list")
     children = [_made(bundle, child, depth + 1) for child in inner]
     config = values(bundle, made.get("config"), str(name))
     if any(_biggest(item) > 2**20 for item in config.values()):
-        raise UsageError(f"{bundle.path} asks for a {name} of absurd size: {config!r}")
+        raise damaged(bundle.path, f"it asks for a {name} of absurd size, {config!r}")
     known = sum(array.size for array in bundle.arrays["initial"].values())
     try:
         meta = None if children else _weight_count(kind, config)
         if meta is not None and meta > known:
-            raise UsageError(f"{bundle.path} asks for a {name} larger than its saved weights")
+            raise damaged(bundle.path, f"it asks for a {name} larger than its saved weights")
         return kind(*children, **config)
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"{bundle.path}: {name} refuses {config!r}: {error}") from error
+        raise UsageError(
+            f"{bundle.path}: {name} refuses {config!r}: {error}; save the bundle again, with the "
+            "torch of this machine"
+        ) from error
 
 
 def _biggest(item: Any) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from parity.bundling.arrays import damaged
 from parity.bundling.reading import Bundle, values
 from parity.bundling.rebuilding import rebuild
 from parity.draws import Draw
@@ -43,7 +44,10 @@ def show(bundle: Bundle, theirs: Any = None) -> Report:
         else:
             exam.add_all(pair.float64(draw, mine.outcome, pinned=draw.label == "integers"))
     except LayerError as error:
-        raise UsageError(f"{bundle.path}: torch refuses the saved numbers: {error}") from error
+        raise UsageError(
+            f"{bundle.path}: torch refuses the saved numbers: {error}; save the bundle again, or "
+            "name with --theirs the torch side that it was saved from"
+        ) from error
     saved = [item for item in bundle.data["findings"] if isinstance(item, dict)]
     named = {str(item.get("quantity")): item.get("cause") for item in saved}
     return Report(
@@ -136,11 +140,11 @@ def recorded_draw(bundle: Bundle) -> Draw:
     def row(kind: str) -> list[Array]:
         items = arrays[kind]
         if set(items) != {str(i) for i in range(len(items))}:
-            raise UsageError(f"{bundle.path} is damaged: its {kind} arrays are not numbered")
+            raise damaged(bundle.path, f"its {kind} arrays are not numbered")
         return [items[str(i)] for i in range(len(items))]
 
     if type(data.get("seed")) is not int or not isinstance(data.get("label"), str):
-        raise UsageError(f"{bundle.path} is damaged: its draw is {data!r}")
+        raise damaged(bundle.path, f"its draw is {data!r:.60}")
     return Draw(
         tuple(row("input")),
         arrays["param"],
@@ -165,11 +169,11 @@ def _input(bundle: Bundle, place: int) -> Any:
 
     data, kept = bundle.data["inputs"][place], bundle.arrays["input"].get(str(place))
     if not isinstance(data, dict) or kept is None:
-        raise UsageError(f"{bundle.path} is damaged: input {place} is missing")
+        raise damaged(bundle.path, f"input {place} is missing")
     if data.get("kind") not in SPECS:
         return kept
     options = values(bundle, data.get("options"), f"input {place}")
     try:
         return getattr(specs, data["kind"])(*data["shape"], **options)
     except (KeyError, TypeError, UsageError) as error:
-        raise UsageError(f"{bundle.path} is damaged: input {place}: {error}") from error
+        raise damaged(bundle.path, f"input {place}: {error}") from error

@@ -16,7 +16,7 @@ import numpy as np
 from parity.bundling.arrays import ARRAYS, dump, stamp
 from parity.bundling.reading import FORMAT, TEXT, VERSION, as_path
 from parity.draws import Draw
-from parity.findings import Report, UsageError
+from parity.findings import Finding, Report, UsageError
 from parity.options import Options
 from parity.outcomes import Array, LayerError
 from parity.reproducing import Origin, draw_of, first_failure
@@ -29,7 +29,7 @@ def write(report: Report, origin: Origin, folder: Any) -> str:
         raise UsageError(f"{target} holds something else; name a new folder for the bundle")
     pair = origin.pair()
     finding = first_failure(report)
-    draw = draw_of(pair, finding)
+    draw = failing_draw(pair, finding)
     narrow = finding.dtype == "float32"
     named = _arrays(pair, draw) | _answer(pair, draw, narrow)
     arrays = dump(named)
@@ -64,6 +64,17 @@ def write(report: Report, origin: Origin, folder: Any) -> str:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return str(target)
+
+
+def failing_draw(pair: Any, finding: Finding) -> Draw:
+    """Return the draw on which ``finding`` was made. Raises UsageError where torch refuses it."""
+    try:
+        return draw_of(pair, finding)
+    except LayerError as refusal:
+        raise UsageError(
+            f"torch itself refuses these inputs: {refusal}; there is no failure of yours to "
+            "reproduce: give inputs that torch takes"
+        ) from refusal
 
 
 def _replaceable(folder: Path) -> bool:

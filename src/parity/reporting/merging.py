@@ -27,8 +27,12 @@ def load(path: str | os.PathLike[str]) -> Record:
         file = file / NAMES[0]
     if not file.is_file():
         raise UsageError(f"{file} is not there; give a report's folder or its report.json")
-    if file.stat().st_size > MOST_BYTES:
-        raise UsageError(f"{file} is larger than {MOST_BYTES // 2**20} MiB; no report is")
+    size = file.stat().st_size
+    if size > MOST_BYTES:
+        raise UsageError(
+            f"{file} has {size:,} bytes; a report has {MOST_BYTES:,} at most: give the report.json "
+            "that a run wrote, or run it again"
+        )
     data = read_json(file)
     if not isinstance(data, Mapping) or data.get("format") != FORMAT:
         raise UsageError(f"{file} is not a report of torch-parity (no format {FORMAT!r})")

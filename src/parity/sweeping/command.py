@@ -172,12 +172,13 @@ class Sweep:
 
     def run(self, backend: str, workers: int, address: str | None) -> int:
         """Run to the end, or until Ctrl-C; print the summary and return the exit status."""
+        meter = _meter()  # what is lacking is said before a folder is made
         pool = Pool(backend, workers, address)
         stopped = False
         try:
             with Results(self.output, self.plan, self.resume) as results:
                 try:
-                    self._all(results, pool)
+                    self._all(results, pool, meter)
                 except KeyboardInterrupt:
                     stopped = True
         finally:
@@ -187,10 +188,13 @@ class Sweep:
             print(f"interrupted; --resume --output {self.output} continues")
         return INTERRUPTED if stopped else status
 
-    def _all(self, results: Results, pool: Pool) -> None:
+    def _all(self, results: Results, pool: Pool, meter: Any) -> None:
         """Run what is not done; where a worker dies, run what it had not sent back again."""
         stalled = 0
-        with _bar(self.total, results.done.count) as bar:
+        options = {"unit": "case", "smoothing": 0.05}
+        # no bar where nobody looks at it: a log file, a CI job
+        options |= {"total": self.total, "initial": results.done.count, "disable": None}
+        with meter(**options) as bar:
             while True:
                 before = results.done.count
                 try:
@@ -253,13 +257,13 @@ class Sweep:
         return DIFFERS if any(group.verdict in BAD for group in groups) else MATCHES
 
 
-def _bar(total: int | None, done: int) -> Any:
+def _meter() -> Any:
+    """Return the class of progress bars. Raises UsageError where there is none."""
     try:
         from tqdm import tqdm
     except ImportError as error:
         raise UsageError("a sweep needs tqdm: pip install 'torch-parity[sweep]'") from error
-    # no bar where nobody looks at it: a log file, a CI job
-    return tqdm(total=total, initial=done, unit="case", smoothing=0.05, disable=None)
+    return tqdm
 
 
 def text_of(facts: dict[str, Any], plan: Plan) -> str:

@@ -58,7 +58,10 @@ class Results:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError as error:
-            raise UsageError(f"{folder} is a file; --output names a folder") from error
+            what = "is a file"
+            if folder.is_symlink() and not folder.exists():
+                what = f"is a link to {os.readlink(folder)}, which is not there"
+            raise UsageError(f"{folder} {what}; --output names a folder") from error
         manifest = folder / MANIFEST
         if manifest.exists():
             if not resume:

@@ -76,8 +76,7 @@ class TorchModel:
 
     def backward(self, *upstream: Any) -> Any:
         """Run autograd; return the gradient of the first input."""
-        if self._output is None:
-            raise RuntimeError("backward was called before forward")
+        assert self._output is not None  # a step runs forward first
         grad = torch.as_tensor(np.asarray(upstream[0]), dtype=self._output.dtype)
         self._output.backward(grad.reshape(self._output.shape))
         own = self._inputs[0].grad
@@ -194,7 +193,11 @@ class MyRun:
         target = cast(batch.target, self.dtype)
         value = as_array(self._guarded("loss", self.loss.forward, raw, target), "loss")
         if value.size != 1:
-            raise LayerError(f"returned {value.shape}, a single number is wanted", "loss")
+            raise LayerError(
+                f"returned an array of shape {value.shape}, where a single number is wanted; "
+                "return its mean or its sum",
+                "loss",
+            )
         one = np.dtype(self.dtype).type(1.0)
         grad = self._guarded("loss backward", self.loss.backward, one)
         if isinstance(grad, tuple):

@@ -121,7 +121,9 @@ class TorchRun:
             if not isinstance(value, torch.Tensor) or value.numel() != 1:
                 given = getattr(value, "shape", None)
                 what = type(value).__name__ if given is None else f"shape {tuple(given)}"
-                raise UsageError(f"loss[1] returned {what}; training needs a single number")
+                raise UsageError(
+                    f"loss[1] returned {what}; training needs a single number: its mean or sum"
+                )
             if value.requires_grad:
                 value.backward()
         except UsageError:
@@ -141,7 +143,10 @@ class TorchRun:
     def _output(self, batch: Batch) -> torch.Tensor:
         outputs = flatten(self.module(*(self._tensor(a) for a in batch.inputs)))
         if len(outputs) != 1:
-            raise UsageError(f"the reference returned {len(outputs)} tensors; one is wanted")
+            raise UsageError(
+                f"the reference returned {len(outputs)} tensors, where a loss takes one; wrap it "
+                "in a module whose forward returns that one alone"
+            )
         return outputs[0]
 
     def _tensor(self, array: Array) -> torch.Tensor:

@@ -52,8 +52,8 @@ class Judge:
         if error.__cause__ is not None:
             trace = "".join(traceback.format_exception(error.__cause__, limit=-6))
         name = {"weights": "missing_partner", "dropout mask": "mask_missing"}
-        where = "" if error.phase in name else f"{error.phase} raised "
-        message = f"{where}{error}"
+        verb = " raised" if error.__cause__ is not None else ""
+        message = str(error) if error.phase in name else f"{error.phase}{verb} {error}"
         return self._finding(
             error.phase, Verdict.ERROR, step=failure.step, dtype=failure.dtype, message=message,
             traceback=trace, cause=Cause(name.get(error.phase, "raised"), message),
