@@ -8,6 +8,7 @@ import impl
 import parity
 from parity import Verdict
 from parity.checking import make_pair
+from parity.draws import Draw
 from parity.ladder import judge64
 from parity.options import make_options
 
@@ -173,3 +174,18 @@ def test_large_constant_channels_are_summed_without_rounding():
         impl.BatchNorm2d(32), nn.BatchNorm2d(32), (64, 32, 28, 28), diagnose=False
     )
     assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("how", ["random", "up", "down", "inward"])
+def test_a_move_of_one_ulp_warns_of_nothing(dtype, how):
+    """A damaged bundle may hold any number, and whoever replays it may make warnings errors."""
+    values = np.array([np.inf, -np.inf, np.nan, 0.0, 1e308, 5e-324, 1.5])
+    signalling = np.array([0x7FF0000000000001], np.uint64).view(np.float64)
+    draw = Draw((np.concatenate([values, signalling]),))
+    with np.errstate(all="raise"):
+        moved = draw.nudged(np.random.default_rng(0), dtype, how).inputs[0]
+        draw.rounded(np.float32)
+    assert np.isnan(moved[[2, 7]]).all()
+    near = float(dtype(1.5))
+    assert 0 < abs(moved[6] - near) <= np.finfo(dtype).eps

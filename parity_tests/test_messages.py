@@ -101,6 +101,8 @@ PLAN = Plan(layers=("relu",))
         (lambda d: change(d, format=1), "has format 1; this version reads"),
         (lambda d: change(d, plan={}), "holds a sweep with another .*; resume with the same"),
         (lambda d: (d / "results.jsonl").write_text("[]\n"), "a line that is no result: '\\[\\]'"),
+        (lambda d: (d / "results.jsonl").write_text('{"id": "relu:-9"}\n'), "a line that is no"),
+        (lambda d: (d / "results.jsonl").write_text(f'{{"id": "relu:{10**30}"}}\n'), "no result"),
         (lambda d: (d / "sweep.json").unlink(), "is there without sweep.json; choose another"),
     ],
 )

@@ -45,7 +45,7 @@ class Draw:
 
     def rounded(self, dtype: Any) -> Draw:
         """Return the draw rounded to ``dtype`` and kept in float64: the same numbers for both."""
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             return self.map(lambda array: array.astype(dtype).astype(np.float64))
 
     def nudged(
@@ -58,14 +58,13 @@ class Draw:
         """
 
         def move(array: Array) -> Array:
-            narrow = array.astype(dtype, copy=False)
-            if how == "inward":
-                target = np.zeros((), dtype)
-            elif how == "random":
-                return _stepped(narrow, rng).astype(np.float64, copy=False)
-            else:
-                target = np.asarray(np.inf if how == "up" else -np.inf, dtype=dtype)
-            with np.errstate(over="ignore", under="ignore"):
+            # what overflows or is NaN, as a damaged bundle may hold, stays what it is
+            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+                narrow = array.astype(dtype, copy=False)
+                if how == "random":
+                    return _stepped(narrow, rng).astype(np.float64, copy=False)
+                ends = {"inward": 0.0, "up": np.inf, "down": -np.inf}
+                target = np.asarray(ends[how], dtype=dtype)
                 return np.nextafter(narrow, target).astype(np.float64, copy=False)
 
         return self.map(move, inputs=inputs)
@@ -81,8 +80,7 @@ def _stepped(narrow: Array, rng: np.random.Generator) -> Array:
         whole = narrow.view(f"i{narrow.itemsize}")
         return np.asarray(np.add(whole, 2 * up - 1, dtype=whole.dtype)).view(narrow.dtype)
     target = np.copysign(np.inf, rng.random(narrow.shape) - 0.5).astype(narrow.dtype)
-    with np.errstate(over="ignore", under="ignore"):
-        return np.asarray(np.nextafter(narrow, target))
+    return np.asarray(np.nextafter(narrow, target))
 
 
 def random_weights(

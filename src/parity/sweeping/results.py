@@ -19,6 +19,9 @@ SYNC = 1.0  # seconds between two fsyncs
 FORMAT = 2  # what a case draws belongs to it: a sweep is resumed by the drawing it began with
 
 
+MOST_CASES = 2**32  # in one folder: half a GiB of marks
+
+
 class Done:
     """Which cases are done: one bit a case."""
 
@@ -109,6 +112,8 @@ class Results:
         try:
             layer, _, number = json.loads(line)["id"].rpartition(":")
             index = self.plan.index(layer, int(number))
+            if not 0 <= index < MOST_CASES:
+                raise ValueError("there is no such case")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             shown = line[:60].decode("utf-8", "replace").strip()
             raise UsageError(f"{self.path} has a line that is no result: {shown!r}") from error
