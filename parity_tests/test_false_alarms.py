@@ -9,7 +9,7 @@ import parity
 from parity import Verdict
 from parity.checking import make_pair
 from parity.draws import Draw
-from parity.ladder import judge64
+from parity.ladder import judge32, judge64, response, second_look, shrink_ratio
 from parity.options import make_options
 
 
@@ -129,6 +129,26 @@ def test_rounding_that_a_few_moves_do_not_show_is_measured_again():
             pair._second_look(draw, "forward", unmoved, ref + off, ref, Verdict.INACCURATE)[1]
             is verdict
         )
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_at_the_ends_of_their_range_can_be_judged():
+    ends = [0.0, 5e-324, -1e-320, 1e-310, 1e-30, 1.0, 1e155, -1.7e308, 1.79e308, np.inf, np.nan]
+    rng = np.random.default_rng(0)
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = np.array(ends, np.float32)
+    for _ in range(500):
+        mine, theirs, moved, more = rng.choice(ends, (4, 3))
+        mine32, *runs = rng.choice(narrow, (3, 3))
+        noise = response(theirs, [moved])
+        for floor in (0.0, 1e-320, 1e300):
+            judged = judge64(mine, theirs, noise, axis=0, floor=floor)
+            same = np.array_equal(mine, theirs, equal_nan=True)
+            assert judged.inside or not same
+            assert judged.usage >= 0
+        assert judge32(mine32, theirs, runs).usage >= 0
+        second_look(mine, theirs, [moved, more], (mine32, theirs))
+        shrink_ratio(mine, theirs, mine32, theirs)
 
 
 def test_cancellation_that_float32_in_double_does_not_show_is_no_fault():

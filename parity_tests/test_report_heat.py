@@ -31,6 +31,12 @@ def test_error_map_of_numbers_that_are_none():
     assert error_map(np.float64(2.0), np.float64(1.0))["cells"] == [[1.0]]
 
 
+def test_error_map_of_errors_as_far_apart_as_numbers_can_be():
+    found = error_map(np.array([5e-324, 1e300]), np.zeros(2))
+    assert 'class="heat1"' in svg(found)
+    assert 'class="heat6"' in svg(found)
+
+
 @pytest.mark.parametrize("bad", [None, 3, {}, {"cells": 3}, {"cells": []}, {"cells": [[]]}])
 def test_a_map_from_a_file_may_be_anything(bad):
     assert svg(bad) == ""

@@ -50,6 +50,8 @@ class Judgement:
     @property
     def usage(self) -> float:
         """The error as a share of its allowance."""
+        if np.isinf(self.error):
+            return self.error  # also of an allowance that is infinite
         return self.error / self.allowance if self.allowance > 0 else float(self.error > 0)
 
 
@@ -120,6 +122,7 @@ def _slice_peaks(array: Array, axis: int) -> Array:
     return np.asarray(finite.max(axis=others, keepdims=True))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # 64 times a noise near the largest number
 def judge64(
     mine: Array,
     theirs: Array,
@@ -161,7 +164,7 @@ def judge64(
         allowed,
         undecided=undecided,
         zero=zero,
-        conditioning=peak / (EPS64 * scale) if scale > 0 else 0.0,
+        conditioning=peak / scale / EPS64 if scale > 0 else 0.0,  # in steps: scale · eps may be 0
     )
 
 

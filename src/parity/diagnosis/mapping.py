@@ -156,7 +156,7 @@ def _agrees(pair: Pair, names: NameMap) -> bool:
             found = tried.float64(tried.draw(seed, True), count=2)
             if any(j.verdict not in (Verdict.MATCH, Verdict.SKIPPED) for j in found):
                 return False
-    except (LayerError, ValueError, ZeroDivisionError):
+    except (LayerError, ValueError):
         return False
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 SIDE = 24  # cells along an edge; larger tensors are shown by the largest error of each block
@@ -74,4 +75,5 @@ def _level(value: float, largest: float) -> int:
         return 0
     if not value < math.inf:
         return DECADES
-    return max(1, DECADES + math.floor(math.log10(value / largest)))
+    share = max(value / largest, sys.float_info.min)  # the quotient of extremes is 0
+    return max(1, DECADES + math.floor(math.log10(share)))
