@@ -59,6 +59,9 @@ class Elementwise(Module):
     takes_integers = False  # True: as they are; "float": as float32, torch's default dtype
     keeps_slope = False  # forward writes the derivative beside y, while the block is in the cache
 
+    # Overflow to inf and inf · 0 = NaN are torch's answers too, so they are no warnings.
+
+    @np.errstate(all="ignore")
     def forward(self, input):
         """Return y (*), of x's dtype, for x (*)."""
         x = np.asarray(input)
@@ -70,6 +73,7 @@ class Elementwise(Module):
         self._cache = None if x.dtype.kind in "iu" else (x, slope)
         return y
 
+    @np.errstate(all="ignore")
     def backward(self, grad_output):
         """Return the gradient (*) for x."""
         x, slope = self._recall()
@@ -78,17 +82,14 @@ class Elementwise(Module):
             _, slope = self._evaluate(x, True)
         wide, source = self._wide(grad), self._wide(x) if slope is None else slope
         dx = np.empty(x.shape, wide.dtype)
-        with np.errstate(all="ignore"):
-            blockwise(self._chain, source, wide, dx)
+        blockwise(self._chain, source, wide, dx)
         return dx.astype(x.dtype, copy=False)
 
     def _evaluate(self, x, with_slope):
         """Return y, and the derivative or None."""
         wide = self._wide(x)
         made = [np.empty(x.shape, wide.dtype) for _ in range(1 + with_slope)]
-        # Overflow to inf and inf · 0 = NaN are torch's answers too, so they are no warnings.
-        with np.errstate(all="ignore"):
-            blockwise(self._value, wide, *made)
+        blockwise(self._value, wide, *made)
         return made[0].astype(x.dtype, copy=False), made[1] if with_slope else None
 
     @staticmethod

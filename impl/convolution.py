@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from impl import initialisation
+from impl import initialisation, small_correlation
 from impl.correlation import (
     convolve,
     input_gradient,
@@ -154,27 +154,39 @@ class Conv2d(Module):
         if self.padding_mode != "zeros":
             border = self._border(images.shape[2:])
             images = pad(images, *border)
-        geometry = self._geometry(images.shape[2:])
-        blocks = None
-        if (
-            self.training and not geometry.pointwise and geometry.one_block(len(images))
-        ):  # small: kept for the gradient
-            blocks = list(unrolled(images, geometry, self.groups))
-        y = convolve(images, weight, bias, geometry, self.groups, blocks)
-        self._cache = images, weight, geometry, border, x.shape, blocks
+        geometry, columns = self._geometry(images.shape[2:]), None
+        table = None
+        if images.dtype.itemsize <= 8:  # longer ones would be rounded where gradients are added up
+            table = small_correlation.table(geometry, len(images), self.out_channels, self.groups)
+        if table is not None:
+            columns = small_correlation.gather(images, table)
+            y = small_correlation.convolve(columns, weight, bias, table)
+        else:
+            if not geometry.pointwise and self.training and geometry.one_block(len(images)):
+                columns = list(unrolled(images, geometry, self.groups))  # kept for the gradient
+            y = convolve(images, weight, bias, geometry, self.groups, columns)
+        kept = columns if self.training else None
+        self._cache = images, weight, geometry, border, x.shape, kept, table
         return y if x.ndim == 4 else y[0]
 
     @np.errstate(over="ignore", invalid="ignore")
     def backward(self, grad_output):
         """Return the gradient for x; add those for weight and bias to `grads`."""
-        images, weight, geometry, border, shape, blocks = self._recall()
+        images, weight, geometry, border, shape, columns, table = self._recall()
         y_shape = (*shape[:-3], self.out_channels, *geometry.out)
         grad = self._upstream(grad_output, y_shape, images.dtype)
         grad = grad.reshape(len(images), self.out_channels, *geometry.out)
-        self._accumulate("weight", weight_gradient(images, grad, geometry, self.groups, blocks))
+        if table is not None:
+            if columns is None:
+                columns = small_correlation.gather(images, table)
+            dweight, dbias, dx = small_correlation.gradients(columns, weight, grad, table)
+        else:
+            dweight = weight_gradient(images, grad, geometry, self.groups, columns)
+            dbias = sum_per_channel(grad) if "bias" in self._params else None
+            dx = input_gradient(weight, grad, geometry, self.groups)
+        self._accumulate("weight", dweight)
         if "bias" in self._params:
-            self._accumulate("bias", sum_per_channel(grad))
-        dx = input_gradient(weight, grad, geometry, self.groups)
+            self._accumulate("bias", dbias)
         if border is not None:
             before = [amounts[0] for amounts in self._amounts()]
             dx = fold(dx, *border, before, (*dx.shape[:2], *shape[-2:]))

@@ -19,7 +19,7 @@ Copying windows costs as much as the products if it is done badly, so three thin
   results are dropped when y is written; their gradient is zero.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class Geometry:
     images: int  # images in a block
     rows: int  # output rows in a block
     transposed: "Geometry | None" = None  # of the convolution that carries gradients back
+    tables: dict = field(default_factory=dict, repr=False, compare=False)  # of small batches
 
     @property
     def apart(self):
@@ -58,6 +59,11 @@ class Geometry:
     def one_block(self, batch):
         """Tell whether a single block covers the batch."""
         return batch <= self.images and self.out[0] <= self.rows
+
+    def elements(self, batch):
+        """Return how many elements the columns of all images have."""
+        kh, kw = self.kernel
+        return self.channels * kh * kw * batch * self.out[0] * self.out[1]
 
     def blocks(self, batch):
         """Yield (first image, end, first output row, end)."""

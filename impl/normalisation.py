@@ -12,6 +12,8 @@ from impl.module import Module, check_device, check_dtype
 
 def row_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the scalar product of each row of a (C, M) with that of b: (C,)."""
+    if hasattr(np, "vecdot"):  # since NumPy 2.0: the same sums, half the time of short ones
+        return np.vecdot(a, b)
     return np.matmul(a[:, None, :], b[:, :, None])[:, 0, 0]
 
 
@@ -103,7 +105,7 @@ class _BatchNorm(Module):
 
     @staticmethod
     def _count(x: np.ndarray) -> int:
-        return len(x) * math.prod(x.shape[2:])
+        return x.size // x.shape[1] if x.shape[1] else len(x) * math.prod(x.shape[2:])
 
     @staticmethod
     def _wide(channels: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -124,17 +126,18 @@ class _BatchNorm(Module):
             old = buffers[name]
             buffers[name] = ((1 - share) * old + share * batch).astype(old.dtype)
 
+    # inf in the input makes NaN, as in torch.
+
+    @np.errstate(invalid="ignore", over="ignore", divide="ignore")
     def forward(self, input):
         """Return y in x's shape."""
         x = self._check(input)
-        # inf in the input makes NaN, as in torch.
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            if self._uses_batch():
-                return self._standardise(x)
-            mean, variance = self._buffers["running_mean"], self._buffers["running_var"]
-            scale = self._scale(variance.astype(np.float64), self._count(x))
-            self._cache = x, np.array(mean), scale, False
-            return self._affine(x, mean, scale)
+        if self._uses_batch():
+            return self._standardise(x)
+        mean, variance = self._buffers["running_mean"], self._buffers["running_var"]
+        scale = self._scale(variance.astype(np.float64), self._count(x))
+        self._cache = x, np.array(mean), scale, False
+        return self._affine(x, mean, scale)
 
     @staticmethod
     def _channels(x):
@@ -144,7 +147,7 @@ class _BatchNorm(Module):
     def _standardise(self, x):
         """Return y by the batch's own statistics, a few channels at a time, and track them."""
         count = self._count(x)
-        mean, variance, scale = (np.empty(x.shape[1]) for _ in range(3))
+        mean, variance, scale = np.empty((3, x.shape[1]))
         weight, bias = self._params.get("weight"), self._params.get("bias")
         y = np.empty(x.shape, x.dtype)
         for part in self._channels(x):
@@ -184,31 +187,31 @@ class _BatchNorm(Module):
                 out += shift
         return y
 
+    @np.errstate(invalid="ignore", over="ignore", divide="ignore")
     def backward(self, grad_output):
         """Return the gradient in x's shape; add to grads["weight"] and grads["bias"]."""
         x, mean, scale, batch = self._recall()
         grad = self._upstream(grad_output, x.shape, x.dtype)
         count, weight = max(self._count(x), 1), self._params.get("weight", 1)
         gain = scale * weight
-        total, along = np.empty(x.shape[1]), np.empty(x.shape[1])  # Σ g and Σ g x̂
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            dx = np.empty(x.shape, x.dtype) if batch else grad * self._wide(gain, x)
-            for part in self._channels(x):
-                values, upstream = wide_rows(x[:, part]), wide_rows(grad[:, part])
-                values -= mean[part, None]
-                total[part] = np.add.reduce(upstream, axis=1)
-                along[part] = row_products(values, upstream) * scale[part]
-                if batch:
-                    # Mean and variance depend on x too: dx = γ/σ (g - mean(g) - x̂ mean(g x̂)).
-                    values *= (along[part] * scale[part] / count)[:, None]
-                    upstream -= values
-                    upstream -= (total[part] / count)[:, None]
-                    upstream *= gain[part, None]
-                    put_rows(upstream, dx[:, part])
-            if "weight" in self._params:
-                self._accumulate("weight", along.astype(x.dtype))
-            if "bias" in self._params:
-                self._accumulate("bias", total.astype(x.dtype))
+        total, along = np.empty((2, x.shape[1]))  # Σ g and Σ g x̂
+        dx = np.empty(x.shape, x.dtype) if batch else grad * self._wide(gain, x)
+        for part in self._channels(x):
+            values, upstream = wide_rows(x[:, part]), wide_rows(grad[:, part])
+            values -= mean[part, None]
+            total[part] = np.add.reduce(upstream, axis=1)
+            along[part] = row_products(values, upstream) * scale[part]
+            if batch:
+                # Mean and variance depend on x too: dx = γ/σ (g - mean(g) - x̂ mean(g x̂)).
+                values *= (along[part] * scale[part] / count)[:, None]
+                upstream -= values
+                upstream -= (total[part] / count)[:, None]
+                upstream *= gain[part, None]
+                put_rows(upstream, dx[:, part])
+        if "weight" in self._params:
+            self._accumulate("weight", along.astype(x.dtype))
+        if "bias" in self._params:
+            self._accumulate("bias", total.astype(x.dtype))
         return dx
 
     def extra_repr(self) -> str:

@@ -64,10 +64,13 @@ class Optimizer:
         loss = None if closure is None else closure()
         if len(self.param_groups) != 1:
             raise NotImplementedError(f"{self._name} supports one parameter group alone")
-        with np.errstate(all="ignore"):  # a diverging run overflows to inf and nan, as in torch
-            for name, grad in self._gradients():
-                self._step_one(name, grad)
+        self._step_all()
         return loss
+
+    @np.errstate(all="ignore")  # a diverging run overflows to inf and nan, as in torch
+    def _step_all(self):
+        for name, grad in self._gradients():
+            self._step_one(name, grad)
 
     def zero_grad(self, set_to_none=True):
         """Clear the gradients: the model's own ``zero_grad``, or else every array set to 0.
@@ -153,11 +156,11 @@ class Optimizer:
             if grad is None:
                 continue
             # Scalars have no identity worth the name: Python shares equal ones.
-            key = id(param) if isinstance(param, np.ndarray) else name
-            owner = owners.setdefault(key, name)
-            grads = found.setdefault(owner, [])
-            if not grads or not any(grad is other for other in grads):
-                grads.append(grad)
+            owner = owners.setdefault(id(param) if isinstance(param, np.ndarray) else name, name)
+            if owner is name:
+                found[name] = [grad]
+            elif not any(grad is other for other in found[owner]):
+                found[owner].append(grad)
         return [
             (name, self._fitting(name, grads[0] if len(grads) == 1 else sum(grads)))
             for name, grads in found.items()
@@ -166,12 +169,13 @@ class Optimizer:
     def _fitting(self, name, grad):
         """Return the gradient in its parameter's dtype, or raise ValueError."""
         param = np.asarray(self._stored[name])
-        if param.dtype.kind != "f":
+        dtype = param.dtype
+        if dtype.kind != "f":
             raise ValueError(
-                f"{self._name}: parameter {name!r} has dtype {param.dtype}; "
+                f"{self._name}: parameter {name!r} has dtype {dtype}; "
                 f"only floating point parameters can be stepped"
             )
-        grad = np.asarray(grad, dtype=param.dtype)
+        grad = np.asarray(grad, dtype)
         if grad.shape != param.shape:
             raise ValueError(
                 f"{self._name}: the gradient of {name!r} has shape {grad.shape}; "
@@ -183,11 +187,10 @@ class Optimizer:
         stored = self._stored[name]
         in_place = isinstance(stored, np.ndarray) and stored.flags.writeable
         param = stored if in_place else np.array(stored)
-        if self.maximize:
-            grad = -grad
-        self._update(param, grad, self.state.setdefault(name, {}))
-        if not self.state[name]:
-            del self.state[name]
+        slots = self.state.get(name, {})
+        self._update(param, -grad if self.maximize else grad, slots)
+        if slots:
+            self.state[name] = slots
         if not in_place:
             self.model.params[name] = param if isinstance(stored, np.ndarray) else param[()]
 

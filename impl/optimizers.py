@@ -55,12 +55,12 @@ class SGD(Optimizer):
     # float() throughout: a Python number takes on the array's dtype, a 0-d array would widen it.
 
     def _update(self, param, grad, slots):
-        first = "momentum_buffer" not in slots
         if float(self.momentum) == 0:
             lr = float(self.lr)
             for param_part, grad_part in parts(param, grad):
                 param_part -= lr * self._decayed(param_part, grad_part)
             return
+        first = "momentum_buffer" not in slots
         buffer = self._slot(slots, "momentum_buffer", param)
         for part in parts(param, grad, buffer):
             self._update_with_momentum(first, *part)

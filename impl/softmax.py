@@ -35,19 +35,21 @@ class _AlongAxis(Module):
             )
         return self.dim
 
+    # A row of -inf, or one with +inf, is NaN throughout, as in torch.
+
+    @np.errstate(all="ignore")
     def forward(self, input):
         """Return y (*), of x's dtype, for x (*)."""
         x = self._floating(input)
         axis = self._axis(x.ndim)
         wide = self._wide(x)
-        # A row of -inf, or one with +inf, is NaN throughout, as in torch.
-        with np.errstate(all="ignore"):
-            y = self._along(self._value, axis, wide)
+        y = self._along(self._value, axis, wide)
         y = y.reshape(x.shape).astype(x.dtype, copy=False)
         # The caller may change y: backward works on a copy, or on y computed anew.
         self._cache = x, y.copy() if self.training else None
         return y
 
+    @np.errstate(all="ignore")
     def backward(self, grad_output):
         """Return the gradient (*) for x."""
         x, y = self._recall()
@@ -56,8 +58,7 @@ class _AlongAxis(Module):
             mode, y = self._cache, self.forward(x)
             self._cache = mode
         axis = self._axis(x.ndim)
-        with np.errstate(all="ignore"):
-            dx = self._along(self._chain, axis, self._wide(y), self._wide(grad))
+        dx = self._along(self._chain, axis, self._wide(y), self._wide(grad))
         return dx.reshape(x.shape).astype(x.dtype, copy=False)
 
     @staticmethod

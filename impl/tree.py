@@ -8,10 +8,13 @@ def is_tree(module) -> bool:
     return hasattr(module, "_named_children")
 
 
+_OWN = {kind: "_" + kind for kind in ("params", "grads", "buffers")}
+
+
 def own_mapping(module, kind: str):
     """Return the dict `kind` ("params", "grads" or "buffers") of `module` without its children."""
     if is_tree(module):
-        return vars(module)["_" + kind]
+        return getattr(module, _OWN[kind])
     return getattr(module, kind, None) or {}
 
 
@@ -83,13 +86,13 @@ def parameters(model) -> list[tuple[str, object, object]]:
 
     A whole tree is walked once: looking each name up would cost more than a small net's layers.
     """
-    params, grads = model.params, model.grads
-    if not (isinstance(params, TreeView) and isinstance(grads, TreeView)):
+    params = model.params
+    if not isinstance(params, TreeView):
+        grads = model.grads
         return [(name, param, grads.get(name)) for name, param in params.items()]
     found = []
     for prefix, module in model.named_modules():
         if own := own_mapping(module, "params"):
-            grads = own_mapping(module, "grads")
-            for key, param in own.items():
-                found.append((f"{prefix}.{key}" if prefix else key, param, grads.get(key)))
+            grads, prefix = own_mapping(module, "grads"), prefix and prefix + "."
+            found += [(prefix + key, param, grads.get(key)) for key, param in own.items()]
     return found

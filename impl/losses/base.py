@@ -44,6 +44,9 @@ class Loss(Module):
     # No layer is inside a loss: its attributes are set without a look for one.
     __setattr__ = object.__setattr__
 
+    # Overflow, log(0) and 0/0 are answers here (inf, nan), as in torch, not accidents.
+
+    @np.errstate(all="ignore")
     def forward(self, prediction, target):
         """Return the loss of ``prediction`` for ``target``; shapes as in the class."""
         self._output_shape = None
@@ -53,19 +56,18 @@ class Loss(Module):
                 f"{self._name} got a prediction of dtype {prediction.dtype}; "
                 f"it must be floating point"
             )
-        # Overflow, log(0) and 0/0 are answers here (inf, nan), as in torch, not accidents.
-        with np.errstate(all="ignore"):
-            values, self._divisor = self._values(prediction, np.asarray(target))
-            self._output_shape, self._dtype = values.shape, prediction.dtype
-            if self.reduction == "none":
-                return values
-            # As in torch, 16 bits are for storage: a sum of many terms would lose or overflow them.
-            wide = self._dtype if self._dtype.itemsize > 2 else np.float32
-            total = np.add.reduce(values, axis=None, dtype=wide)
-            if self.reduction == "mean":
-                total = total / self._divisor
-            return self._dtype.type(total)
+        values, self._divisor = self._values(prediction, np.asarray(target))
+        self._output_shape, self._dtype = values.shape, prediction.dtype
+        if self.reduction == "none":
+            return values
+        # As in torch, 16 bits are for storage: a sum of many terms would lose or overflow them.
+        wide = self._dtype if self._dtype.itemsize > 2 else np.float32
+        total = np.add.reduce(values, axis=None, dtype=wide)
+        if self.reduction == "mean":
+            total = total / self._divisor
+        return self._dtype.type(total)
 
+    @np.errstate(all="ignore")
     def backward(self, grad_output=1.0):
         """Return the gradient for the last prediction, given the gradient of the loss itself.
 
@@ -81,8 +83,7 @@ class Loss(Module):
                 f"{self._name} got grad_output with shape {grad.shape}; it must be a scalar"
                 + (f" or have the output's shape {shape}" if shape else "")
             )
-        with np.errstate(all="ignore"):
-            return self._gradient(self._averaged(grad) if self.reduction == "mean" else grad)
+        return self._gradient(self._averaged(grad) if self.reduction == "mean" else grad)
 
     def __repr__(self):
         shown = []

@@ -1,0 +1,81 @@
+"""Conv2d's two ways, by a table for small batches and by blocks for large ones, are one layer."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+import impl
+from fixtures.cases import LAYERS
+from impl import small_correlation
+from parity_tests.test_properties import SHORT, convolutions
+
+CONVOLUTIONS = [case for case in LAYERS if case.mine is impl.Conv2d]
+
+
+@pytest.fixture
+def by_blocks(monkeypatch):
+    monkeypatch.setattr(small_correlation, "LARGEST", 0)
+
+
+def passes(layer, x, g, largest):
+    """Return the output and all gradients with small batches of up to ``largest`` elements."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small_correlation, "LARGEST", largest)
+        layer._geometries.clear()
+        layer.zero_grad()
+        y = layer(x)
+        assert (layer._cache[-1] is None) is (largest == 0)
+        dx = layer.backward(g(y.shape))
+    return [y, dx, *(layer.grads[name].copy() for name in layer.params)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda case: case.id)
+def test_by_blocks_every_case_matches_too(case, by_blocks):
+    report = case.report()
+    assert report.passed, str(report)
+
+
+@SHORT
+@given(convolutions())
+def test_both_ways_give_the_same(case):
+    config, shape = case
+    rng = np.random.default_rng(0)
+    layer = impl.Conv2d(**config, dtype=np.float64, rng=0)
+    x, upstream = rng.standard_normal(shape), np.random.default_rng(1)
+    upstream = upstream.standard_normal(4096)
+    g = lambda wanted: np.resize(upstream, wanted)  # noqa: E731
+    small, large = (passes(layer, x, g, largest) for largest in (1 << 30, 0))
+    for one, other in zip(small, large, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
+def test_every_dtype_is_kept(dtype):
+    layer = impl.Conv2d(2, 4, 3, padding=1, dtype=dtype, rng=0)
+    x = np.random.default_rng(0).standard_normal((3, 2, 5, 5)).astype(dtype)
+    y = layer(x)
+    dx = layer.backward(np.ones_like(y))
+    found = [y, dx, *layer.grads.values()]
+    assert all(array.dtype == dtype for array in found)
+    assert (layer._cache[-1] is None) is (dtype is np.longdouble and np.finfo(dtype).bits > 64)
+
+
+def test_evaluation_keeps_no_columns_and_has_the_same_gradients():
+    layer = impl.Conv2d(2, 4, 3, rng=0)
+    x = np.random.default_rng(0).standard_normal((3, 2, 6, 6)).astype(np.float32)
+    g = np.random.default_rng(1).standard_normal(layer(x).shape).astype(np.float32)
+    trained = layer.backward(g), *(layer.grads[name].copy() for name in layer.params)
+    layer.zero_grad()
+    layer.eval()(x)
+    assert layer._cache[-2] is None
+    evaluated = layer.backward(g), *(layer.grads[name] for name in layer.params)
+    assert all(np.array_equal(one, other) for one, other in zip(trained, evaluated, strict=True))
+
+
+def test_few_tables_are_held_whatever_the_batches():
+    layer = impl.Conv2d(1, 2, 3, rng=0)
+    for batch in range(1, 40):
+        layer(np.ones((batch, 1, 5, 5), np.float32))
+    (geometry,) = layer._geometries.values()
+    assert 0 < len(geometry.tables) <= small_correlation.MOST_TABLES
