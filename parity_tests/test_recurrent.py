@@ -4,112 +4,16 @@ import ast
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
+import fixtures.population_numpy as own
+import impl
 import parity
+from fixtures.population import hidden
+from fixtures.recurrent import GRU, KINDS, LSTM
 from parity import literals
 
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-class Recurrent:
-    """One layer over time; `order` names the gates' blocks, `turned` keeps weights as (in, out)."""
-
-    def __init__(self, inputs, hidden, order, batch_first=False, turned=False):
-        self.order, self.batch_first, self.turned = order, batch_first, turned
-        self.hidden, rows = hidden, len(order) * hidden
-        shapes = {"weight_ih_l0": (rows, inputs), "weight_hh_l0": (rows, hidden)}
-        shapes |= {"bias_ih_l0": (rows,), "bias_hh_l0": (rows,)}
-        self.params = {n: np.zeros(s[::-1] if turned else s) for n, s in shapes.items()}
-        self.grads = {}
-
-    def gates(self, name, x):
-        """What one pair of weight and bias makes of x, gate by gate."""
-        weight, bias = self.params[f"weight_{name}_l0"], self.params[f"bias_{name}_l0"]
-        rows = x @ (weight if self.turned else weight.T) + bias
-        return dict(zip(self.order, np.split(rows, len(self.order), axis=1), strict=True))
-
-    def back(self, name, x, gates):
-        """Add to the gradients of one pair; return the gradient of x."""
-        rows = np.concatenate([gates[gate] for gate in self.order], axis=1)
-        weight = rows.T @ x
-        for key, grad in (("weight", weight.T if self.turned else weight), ("bias", rows.sum(0))):
-            full = f"{key}_{name}_l0"
-            self.grads[full] = self.grads.get(full, 0) + grad
-        kept = self.params[f"weight_{name}_l0"]
-        return rows @ (kept.T if self.turned else kept)
-
-    def steps(self, x):
-        return x.swapaxes(0, 1) if self.batch_first else x
-
-
-class LSTM(Recurrent):
-    def __init__(self, inputs, hidden, order="ifgo", **options):
-        super().__init__(inputs, hidden, order, **options)
-
-    def forward(self, x):
-        x = self.steps(x)
-        h = c = np.zeros((x.shape[1], self.hidden), x.dtype)
-        self.kept, out = [], []
-        for now in x:
-            ih, hh = self.gates("ih", now), self.gates("hh", h)
-            i, f, o = (sigmoid(ih[gate] + hh[gate]) for gate in "ifo")
-            g = np.tanh(ih["g"] + hh["g"])
-            after = f * c + i * g
-            self.kept.append((now, h, c, i, f, g, o, after))
-            h, c = o * np.tanh(after), after
-            out.append(h)
-        return self.steps(np.stack(out)), (h[None], c[None])
-
-    def backward(self, dout, dstate):
-        dout = self.steps(dout)
-        dh, dc = dstate[0][0], dstate[1][0]
-        dx = []
-        for (now, h, c, i, f, g, o, after), above in zip(self.kept[::-1], dout[::-1], strict=True):
-            dh = dh + above
-            dc = dc + dh * o * (1 - np.tanh(after) ** 2)
-            gates = {
-                "i": dc * g * i * (1 - i),
-                "f": dc * c * f * (1 - f),
-                "g": dc * i * (1 - g**2),
-                "o": dh * np.tanh(after) * o * (1 - o),
-            }
-            dx.append(self.back("ih", now, gates))
-            dh, dc = self.back("hh", h, gates), dc * f
-        return self.steps(np.stack(dx[::-1]))
-
-
-class GRU(Recurrent):
-    def __init__(self, inputs, hidden, order="rzn", **options):
-        super().__init__(inputs, hidden, order, **options)
-
-    def forward(self, x):
-        x = self.steps(x)
-        h = np.zeros((x.shape[1], self.hidden), x.dtype)
-        self.kept, out = [], []
-        for now in x:
-            ih, hh = self.gates("ih", now), self.gates("hh", h)
-            r, z = (sigmoid(ih[gate] + hh[gate]) for gate in "rz")
-            n = np.tanh(ih["n"] + r * hh["n"])
-            self.kept.append((now, h, r, z, n, hh["n"]))
-            h = (1 - z) * n + z * h
-            out.append(h)
-        return self.steps(np.stack(out)), h[None]
-
-    def backward(self, dout, dh):
-        dout, dh, dx = self.steps(dout), dh[0], []
-        for (now, h, r, z, n, inner), above in zip(self.kept[::-1], dout[::-1], strict=True):
-            dh = dh + above
-            dn = dh * (1 - z) * (1 - n**2)
-            gates = {"r": dn * inner * r * (1 - r), "z": dh * (h - n) * z * (1 - z)}
-            dx.append(self.back("ih", now, gates | {"n": dn}))
-            dh = dh * z + self.back("hh", h, gates | {"n": dn * r})
-        return self.steps(np.stack(dx[::-1]))
-
-
-KINDS = {"lstm": (LSTM, nn.LSTM), "gru": (GRU, nn.GRU)}
 QUICK = {"rungs": ["float64"]}
 SIZE = (4, 6, 3)
 
@@ -128,6 +32,33 @@ def test_a_correct_layer_matches_with_all_its_outputs(kind, order, batch_first):
     found = {f.quantity for f in report.findings}
     outputs = {"lstm": 3, "gru": 2}[kind]
     assert {f"forward{i}" for i in range(outputs)} | {"grad_weight_hh_l0", "grad_input0"} <= found
+
+
+@pytest.mark.parametrize(
+    ("kind", "seed"), [("lstm", 1016), ("lstm", 1682), ("gru", 1085), ("gru", 1125)]
+)
+def test_saturated_gates_raise_no_alarm(kind, seed):
+    """Weights of one in a hundred: inputs of 1e4 leave no more of s·(1 - s) than last bits."""
+    torch.manual_seed(seed)
+    report = compare(kind, {"lstm": "ifgo", "gru": "rzn"}[kind], batch_first=False, diagnose=False)
+    assert report.passed, str(report)
+    assert "large values" in str(report)
+
+
+@pytest.mark.parametrize(("mine", "theirs", "seed"), [
+    (own.SigmoidByTanh, nn.Sigmoid, 1), (own.SigmoidByTanh, nn.Sigmoid, 2),
+    (own.TanhByExp, nn.Tanh, 8),
+])  # fmt: skip
+@pytest.mark.parametrize("wrong", [1.0, 1.001])
+def test_saturated_activations_raise_no_alarm_and_hide_no_fault(mine, theirs, seed, wrong):
+    class Factor(mine):
+        def backward(self, g):
+            return wrong * super().backward(g)
+
+    torch.manual_seed(seed)
+    for inputs in ((4, 6), parity.uniform(4, 6, low=0.0, high=255.0)):
+        pair = hidden(impl, Factor)(), hidden(nn, theirs)()
+        assert parity.check(*pair, inputs, diagnose=False).passed is (wrong == 1.0)
 
 
 def mapping(report):

@@ -10,7 +10,7 @@ import numpy as np
 
 from parity.draws import Draw
 from parity.ladder import EPS64, SCALE_GAP, differences, element_allowance, largest, response
-from parity.outcomes import Array, Outcome
+from parity.outcomes import Array, LayerError, Outcome
 
 if TYPE_CHECKING:
     from parity.pair import Pair
@@ -51,6 +51,30 @@ def saturation(pair: Pair, draw: Draw, name: str) -> float:
     # a mean hands each of its elements a share of one upstream value
     alone = all(g is None or g.size == 1 for g in draw.upstream)
     return scale / max(1, draw.inputs[0].size) if alone and draw.upstream else scale
+
+
+def open_scales(pair: Pair, draw: Draw) -> dict[str, float]:
+    """Return how large each gradient would be if nothing inside the reference saturated.
+
+    Where a gate or an activation is saturated, its derivative s·(1 - s) is made of the last bits of
+    s: two right formulas differ there by rounding at the scale of what goes through an open one,
+    however small the gradient itself has become. So the reference is run on the same draw with its
+    inputs scaled down; a parameter's gradient is granted the inputs' own scale besides.
+    """
+    peak = max((largest(a) for a in draw.inputs if a.dtype.kind == "f"), default=0.0)
+    found: dict[str, float] = {}
+    for size in (1.0, 1e-3):
+        factor = min(1.0, size / peak) if peak else 1.0
+        inputs = tuple(a * factor if a.dtype.kind == "f" else a for a in draw.inputs)
+        try:
+            quantities = pair.theirs(replace(draw, inputs=inputs)).quantities
+        except LayerError:  # a domain that is not to be scaled
+            continue
+        for name, array in quantities.items():
+            if name.startswith("grad_") and array is not None:
+                given = 1.0 if name.startswith("grad_input") else max(1.0, peak)
+                found[name] = max(found.get(name, 0.0), given * largest(array))
+    return found
 
 
 def permutes(pair: Pair) -> bool:

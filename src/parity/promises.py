@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from parity.draws import Draw
+from parity.elements import open_scales
 from parity.examination import Examination
 from parity.findings import Verdict
 from parity.judged import Judged
@@ -227,6 +228,14 @@ def _settle(pair: Pair, item: Judged, draws: list[Draw], step: int) -> Judged:
     judged, name = item.judgement, item.quantity
     if judged is None or judged.nonfinite or item.mine is None or item.theirs is None:
         return item
+    if name.startswith("grad_"):
+        # as on the ladder: a saturated gradient rounds as an open one does
+        first = replace(draws[step], params=draws[0].params, buffers=draws[0].buffers)
+        floor = open_scales(pair, first).get(name, 0.0)
+        none = np.zeros_like(item.theirs)
+        again = judge64(item.mine, item.theirs, none, pinned=True, floor=floor)
+        if again.inside:
+            return replace(item, judgement=again, verdict=Verdict.MATCH)
     narrow = [draw.rounded(np.float32) for draw in draws]
     ref = _walk(pair, narrow, pair.theirs)[step].quantities.get(name)
     if slight(judged, item.theirs):
@@ -237,9 +246,9 @@ def _settle(pair: Pair, item: Judged, draws: list[Draw], step: int) -> Judged:
         ]
         r32 = _walk(pair, narrow, lambda d: pair.theirs(d, "float32"))[step].quantities.get(name)
         moved = [walk[step].quantities.get(name) for walk in walks]
-        again = second_look(item.mine, item.theirs, moved, (r32, ref))
-        if again is not None:
-            return replace(item, judgement=again, verdict=Verdict.MATCH)
+        looked = second_look(item.mine, item.theirs, moved, (r32, ref))
+        if looked is not None:
+            return replace(item, judgement=looked, verdict=Verdict.MATCH)
     runner = pair.subject.spawn("float32")
     try:
         mine = _walk(pair, narrow, lambda draw: pair.mine(draw, "float32", runner))
