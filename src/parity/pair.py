@@ -41,23 +41,33 @@ LARGE = 1e4  # the scale of large inputs and upstream gradients
 YARDSTICKS = 4  # perturbed float32 runs beside torch's plain one
 
 
-class _Opened:
-    """The scales of :func:`parity.elements.open_scales`, measured when one is first asked for."""
+class _Looks:
+    """What is measured on a draw once the first of its quantities lies outside, for all of them."""
 
     def __init__(self, pair: Pair, draw: Draw) -> None:
         self.pair, self.draw = pair, draw
-        self.scales: dict[str, float] | None = None
 
-    def __getitem__(self, name: str) -> float:
-        if self.scales is None:
-            self.scales = open_scales(self.pair, self.draw)
-        return self.scales.get(name, 0.0)
+    @cached_property
+    def scales(self) -> dict[str, float]:
+        """See :func:`parity.elements.open_scales`."""
+        return open_scales(self.pair, self.draw)
 
-    @staticmethod
-    def asked(name: str, judged: Judgement, verdict: Verdict) -> bool:
-        """Whether a gradient is outside of what rounding explains at its own scale."""
-        bad = verdict in (Verdict.MISMATCH, Verdict.INACCURATE)
-        return bad and name.startswith("grad_") and not judged.nonfinite
+    @cached_property
+    def narrow(self) -> tuple[Outcome, Outcome]:
+        """Torch's answers in float32 and in float64, both on numbers rounded to float32."""
+        rounded = self.draw.rounded(np.float32)
+        return self.pair.theirs(rounded, "float32"), self.pair.theirs(rounded)
+
+    @cached_property
+    def moved(self) -> list[dict[str, Array | None]]:
+        """More one-ulp runs."""
+        return self.pair.perturbed(self.draw, "float64", SECOND_LOOK)
+
+
+def _may_saturate(name: str, judged: Judgement, verdict: Verdict) -> bool:
+    """Whether a gradient is outside of what rounding explains at its own scale."""
+    bad = verdict in (Verdict.MISMATCH, Verdict.INACCURATE)
+    return bad and name.startswith("grad_") and not judged.nonfinite
 
 
 @dataclass
@@ -262,7 +272,7 @@ class Pair:
         draw = masked
         runs = self.perturbed(draw, "float64", count, inputs=not pinned)
         elements = element_allowances(self, draw, theirs, runs)
-        found, opened = [], _Opened(self, draw)
+        found, looks = [], _Looks(self, draw)
         for name, ref, own in self.partners(theirs, mine):
             problem = incomparable(self, name, ref, own, draw, mine.returned)
             if problem is not None or ref is None or own is None:
@@ -287,10 +297,11 @@ class Pair:
                 verdict is Verdict.MISMATCH and slight(judged, ref)
             )
             if rough and not pinned and name not in elements:
-                judged, verdict = self._second_look(draw, name, judged, own, ref, verdict)
-            if opened.asked(name, judged, verdict) and name not in elements:
+                judged, verdict = self._second_look(looks, name, judged, own, ref, verdict)
+            if _may_saturate(name, judged, verdict) and name not in elements:
+                floor = looks.scales.get(name, 0.0)
                 again = judge64(
-                    own, ref, noise, axis=channel_axis(name, ref), pinned=True, floor=opened[name]
+                    own, ref, noise, axis=channel_axis(name, ref), pinned=True, floor=floor
                 )
                 if again.inside:
                     judged, verdict = again, Verdict.MATCH
@@ -325,7 +336,7 @@ class Pair:
 
     def _second_look(
         self,
-        draw: Draw,
+        looks: _Looks,
         name: str,
         judged: Judgement,
         own: Array,
@@ -333,16 +344,12 @@ class Pair:
         verdict: Verdict,
     ) -> tuple[Judgement, Verdict]:
         """Measure the noise again before a slight error is called rough, or a fault."""
-        narrow = draw.rounded(np.float32)
         try:
-            r32 = self.theirs(narrow, "float32").quantities.get(name)
-            r64 = self.theirs(narrow).quantities.get(name)
-            runs = self.perturbed(draw, "float64", SECOND_LOOK)
+            r32, r64 = (outcome.quantities.get(name) for outcome in looks.narrow)
+            runs = [run.get(name) for run in looks.moved]
         except LayerError:
             return judged, verdict
-        again = second_look(
-            own, ref, [run.get(name) for run in runs], (r32, r64), channel_axis(name, ref)
-        )
+        again = second_look(own, ref, runs, (r32, r64), channel_axis(name, ref))
         return (judged, verdict) if again is None else (again, Verdict.MATCH)
 
     def float32(
@@ -364,7 +371,7 @@ class Pair:
         exact = self.theirs(draw)
         runs = [self.theirs(draw, "float32").quantities]
         runs += self.perturbed(draw, "float32", count, inputs=not pinned)
-        found, opened = [], _Opened(self, draw)
+        found, looks = [], _Looks(self, draw)
         for name, ref, own in self.partners(exact, mine):
             if ref is None or own is None or own.shape != ref.shape:
                 continue  # said once, on the float64 rung
@@ -373,8 +380,8 @@ class Pair:
             others = [array for r in runs if (array := r.get(name)) is not None]
             judged = judge32(own, ref, others, saturation(self, draw, name))
             verdict = verdict32(judged, (errors64 or {}).get(name, 0.0))
-            if opened.asked(name, judged, verdict):
-                again = judge32(own, ref, others, opened[name])
+            if _may_saturate(name, judged, verdict):
+                again = judge32(own, ref, others, looks.scales.get(name, 0.0))
                 if again.inside:
                     judged, verdict = again, Verdict.MATCH
             found.append(Judged(name, "float32", verdict, judged, draw, own, ref))

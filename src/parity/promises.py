@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -167,11 +168,12 @@ def _steps(exam: Examination) -> None:
         _walk(pair, [d.nudged(rng, np.float64) for d in shared], pair.theirs) for _ in range(2)
     ]
     failing = {f.quantity for f in exam.findings if f.failed}
+    walks = _Walks(pair, shared)
     for k, (own, ref) in enumerate(zip(mine, theirs, strict=True), 1):
         judged = _judge_step(pair, own, ref, [run[k - 1] for run in moved], shared[k - 1])
         for item in judged:
             if item.verdict is Verdict.MISMATCH and item.judgement is not None:
-                item = _settle(pair, item, shared, k - 1)
+                item = _settle(item, walks, k - 1)
             if item.quantity in failing or (failing and item.verdict is Verdict.MISMATCH):
                 return  # said once, where it arose
             # roughness is judged pass by pass: two nudged walks are few to measure noise on
@@ -220,7 +222,40 @@ def _judge_step(
     return found
 
 
-def _settle(pair: Pair, item: Judged, draws: list[Draw], step: int) -> Judged:
+class _Walks:
+    """The same steps walked otherwise, when first asked for: one walk serves all quantities."""
+
+    def __init__(self, pair: Pair, draws: list[Draw]) -> None:
+        self.pair, self.draws = pair, draws
+        self.rounded = [draw.rounded(np.float32) for draw in draws]
+
+    @cached_property
+    def exact(self) -> list[Outcome]:
+        """The reference in float64 on numbers rounded to float32."""
+        return _walk(self.pair, self.rounded, self.pair.theirs)
+
+    @cached_property
+    def narrow(self) -> list[Outcome]:
+        """The reference in float32."""
+        return _walk(self.pair, self.rounded, lambda d: self.pair.theirs(d, "float32"))
+
+    @cached_property
+    def mine(self) -> list[Outcome]:
+        """The hand-written side in float32. Raises LayerError."""
+        runner = self.pair.subject.spawn("float32")
+        return _walk(self.pair, self.rounded, lambda d: self.pair.mine(d, "float32", runner))
+
+    @cached_property
+    def moved(self) -> list[list[Outcome]]:
+        """The reference in float64, every number moved by one ulp."""
+        rng = np.random.default_rng([self.draws[0].seed, 6])
+        return [
+            _walk(self.pair, [d.nudged(rng, np.float64) for d in self.draws], self.pair.theirs)
+            for _ in range(SECOND_LOOK)
+        ]
+
+
+def _settle(item: Judged, walks: _Walks, step: int) -> Judged:
     """Walk the same steps in float32: rounding shrinks with the precision, faults do not.
 
     A slight error is first held against more nudged walks: see :func:`parity.ladder.second_look`.
@@ -230,31 +265,24 @@ def _settle(pair: Pair, item: Judged, draws: list[Draw], step: int) -> Judged:
         return item
     if name.startswith("grad_"):
         # as on the ladder: a saturated gradient rounds as an open one does
-        first = replace(draws[step], params=draws[0].params, buffers=draws[0].buffers)
-        floor = open_scales(pair, first).get(name, 0.0)
+        start = walks.draws[0]
+        first = replace(walks.draws[step], params=start.params, buffers=start.buffers)
+        floor = open_scales(walks.pair, first).get(name, 0.0)
         none = np.zeros_like(item.theirs)
         again = judge64(item.mine, item.theirs, none, pinned=True, floor=floor)
         if again.inside:
             return replace(item, judgement=again, verdict=Verdict.MATCH)
-    narrow = [draw.rounded(np.float32) for draw in draws]
-    ref = _walk(pair, narrow, pair.theirs)[step].quantities.get(name)
+    ref = walks.exact[step].quantities.get(name)
     if slight(judged, item.theirs):
-        rng = np.random.default_rng([draws[0].seed, 6])
-        walks = [
-            _walk(pair, [d.nudged(rng, np.float64) for d in draws], pair.theirs)
-            for _ in range(SECOND_LOOK)
-        ]
-        r32 = _walk(pair, narrow, lambda d: pair.theirs(d, "float32"))[step].quantities.get(name)
-        moved = [walk[step].quantities.get(name) for walk in walks]
+        r32 = walks.narrow[step].quantities.get(name)
+        moved = [walk[step].quantities.get(name) for walk in walks.moved]
         looked = second_look(item.mine, item.theirs, moved, (r32, ref))
         if looked is not None:
             return replace(item, judgement=looked, verdict=Verdict.MATCH)
-    runner = pair.subject.spawn("float32")
     try:
-        mine = _walk(pair, narrow, lambda draw: pair.mine(draw, "float32", runner))
+        own = walks.mine[step].quantities.get(name)
     except LayerError:
         return item
-    own = mine[step].quantities.get(name)
     shrink = shrink_ratio(item.mine, item.theirs, own, ref)
     return replace(
         item, judgement=replace(judged, shrink=shrink), verdict=verdict64(judged, shrink)
