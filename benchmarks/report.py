@@ -1,6 +1,6 @@
 """Everything that docs/speed.md tells, measured unattended on a quiet machine.
 
-    python -m benchmarks.report              # about half an hour; --runs 1 for a third of it
+    python -m benchmarks.report              # ten minutes; --runs 1 for a third of it
 
 Runs the suite with one thread and with two, writes benchmarks/baseline.json, the tables and the
 figures between the marks in docs/speed.md, and the picture of growth.
@@ -128,7 +128,8 @@ def main(arguments=None):
         with contextlib.redirect_stdout(io.StringIO()):
             compare.main([first[0], *first, "--write", str(BASELINE)])
         lines = tables(columns(files))
-    lines += ["", f"Medians of {options.runs} runs, quartiles that cover all of them, on"]
+    runs = f"Medians of {options.runs} runs, quartiles that cover all of them"
+    lines += ["", f"{runs if options.runs > 1 else 'One run'}, on"]
     lines[-1] += f" {os.cpu_count()} cores with a load of {np.min(loads):.1f} to {max(loads):.1f}."
     for module in ALONE:
         print(module, flush=True)
