@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.compare import read
 from benchmarks.timing import geometric_mean
+from parity.reporting import contribute
 
 ROWS = pytest.StashKey[list]()
+BASELINE = Path(__file__).with_name("baseline.json")
 
 
 def pytest_addoption(parser):
@@ -25,8 +28,32 @@ def pytest_configure(config):
 
 @pytest.fixture
 def rows(request):
-    """The ratios gathered so far: (group, name, what, Ratio)."""
-    return request.config.stash[ROWS]
+    """The ratios gathered so far: (group, name, what, Ratio); new ones go into the report too."""
+    rows = request.config.stash[ROWS]
+    before = len(rows)
+    yield rows
+    threads = request.config.getoption("--speed-threads")
+    for group, name, what, ratio in rows[before:]:
+        if what == "both" and group != "harness":
+            contribute("speed", entry(name, threads, ratio))
+
+
+def entry(name, threads, ratio, baseline=BASELINE):
+    """Return a row of the report: the ratio with its spread, and the baseline's if it has one."""
+    found = {
+        "name": name,
+        "ratio": ratio.median,
+        "low": ratio.low,
+        "high": ratio.high,
+        "threads": threads,
+        "mine_ms": 1e3 * ratio.mine,
+        "torch_ms": 1e3 * ratio.theirs,
+    }
+    if baseline.exists():
+        count, stored = read(baseline)
+        if count == threads and (name, "both") in stored:
+            found["baseline"] = stored[name, "both"]["median"]
+    return found
 
 
 def pytest_terminal_summary(terminalreporter, config):

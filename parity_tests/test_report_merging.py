@@ -26,6 +26,20 @@ def test_merging_keeps_runs_apart_and_counts_a_run_once(tmp_path):
     assert merge([tmp_path / "both"]).to_dict() == made.to_dict()
 
 
+def test_a_run_of_benchmarks_is_neither_passed_nor_failed(tmp_path):
+    write(sample(faulty=False), tmp_path / "checks")
+    speed = sample(version="2.4.1")
+    speed.parts = []
+    speed.sections = {"speed": [{"run": 0, "name": "A1", "ratio": 0.4, "baseline": 0.5}]}
+    write(speed, tmp_path / "speed")
+    made, _ = write_merged([tmp_path / "checks", tmp_path / "speed"], tmp_path / "both")
+    assert made.passed
+    text = (tmp_path / "both" / "report.md").read_text("utf-8")
+    assert text.count("| nothing compared | 0 |") == 1
+    assert "| A1 |  |  | 0.4 |  | -20 % |" in text
+    assert "nothing compared" in (tmp_path / "both" / "report.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -54,7 +54,7 @@ def _runs(record: Record) -> list[str]:
             name,
             run["title"],
             tables_seeds(run["seeds"]),
-            "passed" if run["passed"] else "failed",
+            run["result"],
             f"{run['checks']:,}",
             run["created"],
         )

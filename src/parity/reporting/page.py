@@ -146,5 +146,5 @@ def _speed(record: Record) -> dict[str, Any]:
         for row in rows
         if row["value"] > 0
     ]
-    drawn = len(ratios) == len(rows) <= 60 and rows
+    drawn = len(ratios) == len(rows) <= 80 and rows
     return {"rows": rows, "svg": pictures.bars(ratios, "speed") if drawn else ""}

@@ -76,6 +76,14 @@ def run_names(record: Record) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names, 1)]
 
 
+def _result(record: Record) -> str:
+    """Return passed, failed, or that a run (one of benchmarks) compared nothing."""
+    if record.passed:
+        return "passed"
+    broken = record.parts or any(run["others"] for run in record.runs)
+    return "failed" if broken else "nothing compared"
+
+
 def per_run(record: Record) -> list[dict[str, Any]]:
     """Return for each run its title, its counts and whether it passed."""
     found = []
@@ -85,11 +93,11 @@ def per_run(record: Record) -> list[dict[str, Any]]:
         found.append(
             {
                 "title": run_title(run),
-                "passed": single.passed,
                 "checks": len(parts),
                 "counts": single.counts(),
                 "failures": len(single.failures),
                 **run,
+                "result": _result(single),
             }
         )
     return found
