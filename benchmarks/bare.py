@@ -7,19 +7,12 @@ not a library, but the floor under one. The layers' time over it is what those t
 """
 
 import numpy as np
-import torch
-from torch import nn
 
-import impl
-import impl.models.convolution as nets
-import reference.models.convolution as torch_nets
+from benchmarks.subjects import SUBJECTS, training_steps
 from benchmarks.timing import interleaved, threads
 from fixtures.weights import share
 
-NETS = {
-    "A1": (nets.line_net, torch_nets.line_net, (4, 1, 5, 5), 2),
-    "A3": (lambda: nets.pooled_net(8, 10), lambda: torch_nets.pooled_net(8, 10), (10, 1, 8, 8), 10),
-}
+NETS = ("A1", "A3")  # A2 differs from A3 in its sizes alone
 RATE = np.float32(1e-3)
 
 
@@ -108,41 +101,21 @@ def bare(layers, x, labels):
     return step
 
 
-def steps(name):
+def steps(subject):
     """Return the step of the bare calls, of the layers and of torch, each with weights alike."""
-    build, build_torch, shape, classes = NETS[name]
     rng = np.random.default_rng(0)
-    x, labels = rng.standard_normal(shape).astype(np.float32), rng.integers(0, classes, shape[0])
-    theirs, mine = build_torch(), build()
+    x = rng.standard_normal(subject.shape).astype(np.float32)
+    labels = rng.integers(0, subject.labels, len(x))
+    mine, theirs = subject.mine(), subject.theirs()
     share(theirs, mine)
-    floor = bare(mine, x, labels)
-    loss, optimizer = impl.CrossEntropyLoss(), impl.SGD(mine, lr=float(RATE))
-    torch_loss = nn.CrossEntropyLoss()
-    torch_optimizer = torch.optim.SGD(theirs.parameters(), lr=float(RATE))
-    t, targets = torch.from_numpy(x), torch.from_numpy(labels)
-
-    def own():
-        mine.zero_grad()
-        value = loss.forward(mine.forward(x), labels)
-        mine.backward(loss.backward())
-        optimizer.step()
-        return value
-
-    def other():
-        torch_optimizer.zero_grad()
-        value = torch_loss(theirs(t), targets)
-        value.backward()
-        torch_optimizer.step()
-        return value
-
-    return floor, own, other
+    return bare(mine, x, labels), *training_steps(mine, theirs, x, labels, lr=float(RATE))
 
 
 def main():
     """Print NumPy's share of torch's time, bare and with the layers."""
     with threads(1):
         for name in NETS:
-            floor, own, other = steps(name)
+            floor, own, other = steps(next(s for s in SUBJECTS if s.name == f"workload-{name}"))
             for _ in range(20):
                 losses = float(floor()), float(own()), float(other().detach())
                 if not np.allclose(losses, losses[2], rtol=1e-4):

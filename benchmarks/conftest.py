@@ -27,7 +27,7 @@ def pytest_configure(config):
 
 
 @pytest.fixture
-def rows(request):
+def rows(request, baseline):
     """The ratios gathered so far: (group, name, what, Ratio); new ones go into the report too."""
     rows = request.config.stash[ROWS]
     before = len(rows)
@@ -35,10 +35,16 @@ def rows(request):
     threads = request.config.getoption("--speed-threads")
     for group, name, what, ratio in rows[before:]:
         if what == "both" and group != "harness":
-            contribute("speed", entry(name, threads, ratio))
+            contribute("speed", entry(name, threads, ratio, baseline))
 
 
-def entry(name, threads, ratio, baseline=BASELINE):
+@pytest.fixture(scope="session")
+def baseline():
+    """The stored run as (threads, {(name, what): row}); without rows where none is stored."""
+    return read(BASELINE) if BASELINE.exists() else (0, {})
+
+
+def entry(name, threads, ratio, baseline):
     """Return a row of the report: the ratio with its spread, and the baseline's if it has one."""
     found = {
         "name": name,
@@ -49,10 +55,9 @@ def entry(name, threads, ratio, baseline=BASELINE):
         "mine_ms": 1e3 * ratio.mine,
         "torch_ms": 1e3 * ratio.theirs,
     }
-    if baseline.exists():
-        count, stored = read(baseline)
-        if count == threads and (name, "both") in stored:
-            found["baseline"] = stored[name, "both"]["median"]
+    count, stored = baseline
+    if count == threads and (name, "both") in stored:
+        found["baseline"] = stored[name, "both"]["median"]
     return found
 
 

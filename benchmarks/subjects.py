@@ -265,29 +265,39 @@ def _losses(subject, mine, theirs, x, rng):
 
 
 def _training(subject, mine, theirs, x, rng):
-    """A whole training step: forward, loss, backward, SGD."""
     target = rng.integers(0, subject.labels, (subject.shape[0],))
-    loss, torch_loss = impl.CrossEntropyLoss(), nn.CrossEntropyLoss()
-    step = impl.SGD(mine, lr=1e-3)
-    torch_step = torch.optim.SGD(theirs.parameters(), lr=1e-3)
-    t, y = torch.from_numpy(x.copy()), torch.from_numpy(target)
-
-    def own():
-        mine.zero_grad()
-        loss.forward(mine.forward(x), target)
-        mine.backward(loss.backward())
-        step.step()
-
-    def other():
-        torch_step.zero_grad()
-        torch_loss(theirs(t), y).backward()
-        torch_step.step()
+    t = torch.from_numpy(x.copy())
 
     def other_forward():
         with torch.no_grad():
             return theirs(t)
 
-    return Passes((lambda: mine.forward(x), other_forward), (own, other))
+    steps = training_steps(mine, theirs, x, target)
+    return Passes((lambda: mine.forward(x), other_forward), steps)
+
+
+def training_steps(mine, theirs, x, target, lr=1e-3):
+    """Return both sides' whole step, forward, loss, backward and SGD; each returns its loss."""
+    loss, torch_loss = impl.CrossEntropyLoss(), nn.CrossEntropyLoss()
+    step = impl.SGD(mine, lr=lr)
+    torch_step = torch.optim.SGD(theirs.parameters(), lr=lr)
+    t, y = torch.from_numpy(x.copy()), torch.from_numpy(target)
+
+    def own():
+        mine.zero_grad()
+        value = loss.forward(mine.forward(x), target)
+        mine.backward(loss.backward())
+        step.step()
+        return value
+
+    def other():
+        torch_step.zero_grad()
+        value = torch_loss(theirs(t), y)
+        value.backward()
+        torch_step.step()
+        return value
+
+    return own, other
 
 
 def _agree(mine, theirs):

@@ -184,14 +184,13 @@ def test_a_small_real_run_with_one_row_at_twice_the_work(saved):
     assert not list(warnings(compare(read(saved("a", before)), read(saved("a", before)))))
 
 
-def test_a_row_of_the_report_stands_beside_the_baseline(tmp_path):
+def test_a_row_of_the_report_stands_beside_the_baseline(saved):
     ratio = Ratio(0.5, 0.4, 0.6, mine=1e-3, theirs=2e-3, rounds=7)
-    stored = tmp_path / "baseline.json"
-    alone = entry("A1", 1, ratio, stored)
+    alone = entry("A1", 1, ratio, (0, {}))
     assert alone == {"name": "A1", "ratio": 0.5, "low": 0.4, "high": 0.6, "threads": 1,
                      "mine_ms": 1.0, "torch_ms": 2.0}  # fmt: skip
     row = {"name": "A1", "what": "both", "median": 0.25, "low": 0.2, "high": 0.3, "rounds": 7}
-    stored.write_text(json.dumps({"threads": 1, "rows": [row]}))
+    stored = read(saved("baseline.json", {"threads": 1, "rows": [row]}))
     assert entry("A1", 1, ratio, stored) == {**alone, "baseline": 0.25}
     assert "baseline" not in entry("A1", 2, ratio, stored)  # of another number of threads
     assert "baseline" not in entry("A2", 1, ratio, stored)
