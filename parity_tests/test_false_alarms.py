@@ -11,7 +11,7 @@ from parity.checking import make_pair
 from parity.draws import Draw
 from parity.ladder import judge32, judge64, response, second_look, shrink_ratio
 from parity.options import make_options
-from parity.pair import _Looks
+from parity.pair import Looks
 
 
 class Narrow:
@@ -127,7 +127,7 @@ def test_rounding_that_a_few_moves_do_not_show_is_measured_again():
         unmoved = judge64(ref + off, ref, np.zeros_like(ref))
         assert not unmoved.inside
         shown = "forward", unmoved, ref + off, ref, Verdict.INACCURATE
-        assert pair._second_look(_Looks(pair, draw), *shown)[1] is verdict
+        assert pair._second_look(Looks(pair, draw), *shown)[1] is verdict
 
 
 @pytest.mark.filterwarnings("error")

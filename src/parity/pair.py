@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -41,11 +41,26 @@ LARGE = 1e4  # the scale of large inputs and upstream gradients
 YARDSTICKS = 4  # perturbed float32 runs beside torch's plain one
 
 
-class _Looks:
+class Looks:
     """What is measured on a draw once the first of its quantities lies outside, for all of them."""
 
     def __init__(self, pair: Pair, draw: Draw) -> None:
         self.pair, self.draw = pair, draw
+
+    def opened(
+        self,
+        name: str,
+        judged: Judgement,
+        verdict: Verdict,
+        judge: Callable[..., Judgement],
+    ) -> tuple[Judgement, Verdict]:
+        """Grant a gradient that lies outside the rounding of one that nothing saturates."""
+        bad = verdict in (Verdict.MISMATCH, Verdict.INACCURATE)
+        if bad and name.startswith("grad_") and not judged.nonfinite:
+            again = judge(floor=self.scales.get(name, 0.0))
+            if again.inside:
+                return again, Verdict.MATCH
+        return judged, verdict
 
     @cached_property
     def scales(self) -> dict[str, float]:
@@ -62,12 +77,6 @@ class _Looks:
     def moved(self) -> list[dict[str, Array | None]]:
         """More one-ulp runs."""
         return self.pair.perturbed(self.draw, "float64", SECOND_LOOK)
-
-
-def _may_saturate(name: str, judged: Judgement, verdict: Verdict) -> bool:
-    """Whether a gradient is outside of what rounding explains at its own scale."""
-    bad = verdict in (Verdict.MISMATCH, Verdict.INACCURATE)
-    return bad and name.startswith("grad_") and not judged.nonfinite
 
 
 @dataclass
@@ -272,7 +281,7 @@ class Pair:
         draw = masked
         runs = self.perturbed(draw, "float64", count, inputs=not pinned)
         elements = element_allowances(self, draw, theirs, runs)
-        found, looks = [], _Looks(self, draw)
+        found, looks = [], Looks(self, draw)
         for name, ref, own in self.partners(theirs, mine):
             problem = incomparable(self, name, ref, own, draw, mine.returned)
             if problem is not None or ref is None or own is None:
@@ -298,13 +307,9 @@ class Pair:
             )
             if rough and not pinned and name not in elements:
                 judged, verdict = self._second_look(looks, name, judged, own, ref, verdict)
-            if _may_saturate(name, judged, verdict) and name not in elements:
-                floor = looks.scales.get(name, 0.0)
-                again = judge64(
-                    own, ref, noise, axis=channel_axis(name, ref), pinned=True, floor=floor
-                )
-                if again.inside:
-                    judged, verdict = again, Verdict.MATCH
+            if name not in elements:
+                again = partial(judge64, own, ref, noise, axis=channel_axis(name, ref), pinned=True)
+                judged, verdict = looks.opened(name, judged, verdict, again)
             found.append(Judged(name, "float64", verdict, judged, draw, own, ref))
         return found
 
@@ -336,7 +341,7 @@ class Pair:
 
     def _second_look(
         self,
-        looks: _Looks,
+        looks: Looks,
         name: str,
         judged: Judgement,
         own: Array,
@@ -371,7 +376,7 @@ class Pair:
         exact = self.theirs(draw)
         runs = [self.theirs(draw, "float32").quantities]
         runs += self.perturbed(draw, "float32", count, inputs=not pinned)
-        found, looks = [], _Looks(self, draw)
+        found, looks = [], Looks(self, draw)
         for name, ref, own in self.partners(exact, mine):
             if ref is None or own is None or own.shape != ref.shape:
                 continue  # said once, on the float64 rung
@@ -380,10 +385,8 @@ class Pair:
             others = [array for r in runs if (array := r.get(name)) is not None]
             judged = judge32(own, ref, others, saturation(self, draw, name))
             verdict = verdict32(judged, (errors64 or {}).get(name, 0.0))
-            if _may_saturate(name, judged, verdict):
-                again = judge32(own, ref, others, looks.scales.get(name, 0.0))
-                if again.inside:
-                    judged, verdict = again, Verdict.MATCH
+            again = partial(judge32, own, ref, others)
+            judged, verdict = looks.opened(name, judged, verdict, again)
             found.append(Judged(name, "float32", verdict, judged, draw, own, ref))
         return found
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from parity.draws import Draw
-from parity.elements import open_scales
 from parity.examination import Examination
 from parity.findings import Verdict
 from parity.judged import Judged
@@ -24,7 +23,7 @@ from parity.ladder import (
     verdict64,
 )
 from parity.outcomes import Array, LayerError, Outcome, alike
-from parity.pair import Pair
+from parity.pair import Looks, Pair
 from parity.probes import probe_shapes
 from parity.subjects import PlainRunner, as_arrays, backward, cast, guarded, load
 
@@ -230,6 +229,13 @@ class _Walks:
         self.rounded = [draw.rounded(np.float32) for draw in draws]
 
     @cached_property
+    def looks(self) -> list[Looks]:
+        """What is measured on the draw of each step, with the parameters of the first."""
+        first = self.draws[0]
+        begun = [replace(d, params=first.params, buffers=first.buffers) for d in self.draws]
+        return [Looks(self.pair, draw) for draw in begun]
+
+    @cached_property
     def exact(self) -> list[Outcome]:
         """The reference in float64 on numbers rounded to float32."""
         return _walk(self.pair, self.rounded, self.pair.theirs)
@@ -263,15 +269,10 @@ def _settle(item: Judged, walks: _Walks, step: int) -> Judged:
     judged, name = item.judgement, item.quantity
     if judged is None or judged.nonfinite or item.mine is None or item.theirs is None:
         return item
-    if name.startswith("grad_"):
-        # as on the ladder: a saturated gradient rounds as an open one does
-        start = walks.draws[0]
-        first = replace(walks.draws[step], params=start.params, buffers=start.buffers)
-        floor = open_scales(walks.pair, first).get(name, 0.0)
-        none = np.zeros_like(item.theirs)
-        again = judge64(item.mine, item.theirs, none, pinned=True, floor=floor)
-        if again.inside:
-            return replace(item, judgement=again, verdict=Verdict.MATCH)
+    again = partial(judge64, item.mine, item.theirs, np.zeros_like(item.theirs), pinned=True)
+    opened, verdict = walks.looks[step].opened(name, judged, item.verdict, again)
+    if verdict is Verdict.MATCH:
+        return replace(item, judgement=opened, verdict=verdict)
     ref = walks.exact[step].quantities.get(name)
     if slight(judged, item.theirs):
         r32 = walks.narrow[step].quantities.get(name)
