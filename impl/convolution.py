@@ -154,34 +154,33 @@ class Conv2d(Module):
         if self.padding_mode != "zeros":
             border = self._border(images.shape[2:])
             images = pad(images, *border)
-        geometry, columns = self._geometry(images.shape[2:]), None
+        geometry, kept = self._geometry(images.shape[2:]), None  # columns of either way
         table = None
         if images.dtype.itemsize <= 8:  # longer ones would be rounded where gradients are added up
             table = small_correlation.table(geometry, len(images), self.out_channels, self.groups)
         if table is not None:
-            columns = small_correlation.gather(images, table)
-            y = small_correlation.convolve(columns, weight, bias, table)
+            kept = small_correlation.gather(images, table)
+            y = small_correlation.convolve(kept, weight, bias, table)
         else:
             if not geometry.pointwise and self.training and geometry.one_block(len(images)):
-                columns = list(unrolled(images, geometry, self.groups))  # kept for the gradient
-            y = convolve(images, weight, bias, geometry, self.groups, columns)
-        kept = columns if self.training else None
+                kept = list(unrolled(images, geometry, self.groups))
+            y = convolve(images, weight, bias, geometry, self.groups, kept)
+        kept = kept if self.training else None
         self._cache = images, weight, geometry, border, x.shape, kept, table
         return y if x.ndim == 4 else y[0]
 
     @np.errstate(over="ignore", invalid="ignore")
     def backward(self, grad_output):
         """Return the gradient for x; add those for weight and bias to `grads`."""
-        images, weight, geometry, border, shape, columns, table = self._recall()
+        images, weight, geometry, border, shape, kept, table = self._recall()
         y_shape = (*shape[:-3], self.out_channels, *geometry.out)
         grad = self._upstream(grad_output, y_shape, images.dtype)
         grad = grad.reshape(len(images), self.out_channels, *geometry.out)
         if table is not None:
-            if columns is None:
-                columns = small_correlation.gather(images, table)
+            columns = small_correlation.gather(images, table) if kept is None else kept
             dweight, dbias, dx = small_correlation.gradients(columns, weight, grad, table)
         else:
-            dweight = weight_gradient(images, grad, geometry, self.groups, columns)
+            dweight = weight_gradient(images, grad, geometry, self.groups, kept)
             dbias = sum_per_channel(grad) if "bias" in self._params else None
             dx = input_gradient(weight, grad, geometry, self.groups)
         self._accumulate("weight", dweight)
