@@ -13,17 +13,40 @@ Copying windows costs as much as the products if it is done badly, so three thin
   image) at a time, in one reused workspace of BLOCK_BYTES that stays in the processor's cache.
 - *Channels first.* A block is padded into a buffer (C, images, height, width): then one product
   serves all its images, and groups are a plain split of the first axis.
-- *Wide rows.* With stride 1 the windows of a whole padded image row are copied, including those
-  few that run over its end into the next row. Then rows follow each other without gaps and one
-  kernel element's columns are a single long copy, not one short copy a row. The superfluous
-  results are dropped when y is written; their gradient is zero.
+- *Planes.* With a stride of s a kernel element meets every s-th pixel of a row, and reading apart
+  is slow. So where windows overlap the block is padded into planes, one for each remainder of rows
+  and columns by the strides (one in all for stride 1): there each kernel element meets neighbours.
+- *Wide rows.* The windows of a whole row of a plane are copied, including those few that run over
+  its end into the next row. Then rows follow each other without gaps and one kernel element's
+  columns are a single long copy, not one short copy a row. The superfluous results are dropped
+  when y is written; their gradient is zero.
 """
 
+import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import product
 
 import numpy as np
 
 BLOCK_BYTES = 2 << 20  # bounds the workspace; 1 to 4 MiB measured alike, 256 KiB a third slower
+
+
+class Plane:
+    """The rows and columns that leave one remainder each, divided by how many planes there are.
+
+    elements: the kernel's, as an index of (C, kh, kw)
+    count: how many these are, down and across
+    first: where in the plane the first of them meets window 0
+    step: how far apart the next ones meet it
+    inside: where in the plane (C, n, height, width) the image is, as an index
+    pixels: which of the image's (C, n, H, W), as an index
+    """
+
+    def __init__(self, elements, count, first, step, inside, pixels):
+        self.elements = slice(None), *elements
+        self.count, self.first, self.step = count, first, step
+        self.inside, self.pixels = (..., *inside), (..., *pixels)
 
 
 @dataclass(frozen=True)
@@ -38,9 +61,9 @@ class Geometry:
     before: tuple  # zeros above and to the left
     padded: tuple  # (height, width) with all zeros around
     out: tuple  # (height, width) of the output
-    wide: int  # columns computed in each output row: out[1], or padded[1] with wide rows
-    images: int  # images in a block
-    rows: int  # output rows in a block
+    wide: int  # columns computed in each output row: out[1], or the plane's with wide rows
+    images: int = 1  # images in a block
+    rows: int = 1  # output rows in a block
     transposed: "Geometry | None" = None  # of the convolution that carries gradients back
     tables: dict = field(default_factory=dict, repr=False, compare=False)  # of small batches
 
@@ -71,45 +94,69 @@ class Geometry:
             for row in range(0, self.out[0], self.rows):
                 yield n, min(n + self.images, batch), row, min(row + self.rows, self.out[0])
 
+    @cached_property
+    def split(self):
+        """How many planes there are down and across; not more than one if no windows overlap."""
+        return (1, 1) if self.apart else self.stride
+
+    @cached_property
+    def plane(self):
+        """The size (height, width) of each plane."""
+        return tuple(-(-p // s) for p, s in zip(self.padded, self.split, strict=True))
+
+    @cached_property
+    def planes(self):
+        """Every plane that the kernel meets."""
+        axes, sizes = [], (self.split, self.dilation, self.kernel, self.before, self.image)
+        for split, dilation, kernel, *image in zip(*sizes, strict=True):
+            met = sorted({k * dilation % split for k in range(kernel)})
+            axes.append([_along(rest, split, dilation, kernel, *image) for rest in met])
+        return [Plane(*zip(down, across, strict=True)) for down, across in product(*axes)]
+
+    @cached_property
+    def apace(self):
+        """How far apart in their plane neighbouring windows are, down and across."""
+        return tuple(s // p for s, p in zip(self.stride, self.split, strict=True))
+
     def pad_block(self, x):
-        """Return (flat buffer holding x (n, C, H, W), stride of a channel, stride of an image)."""
-        if self.padded == self.image and self.wide == self.out[1] and x.flags.c_contiguous:
-            size = self.image[0] * self.image[1]  # the windows can be read from x itself
-            return x.reshape(-1), size, self.channels * size
-        flat, view = self.zero_block(len(x), x.dtype)
-        view[...] = x.swapaxes(0, 1)
-        size = self.padded[0] * self.padded[1]
-        return flat, len(x) * size, size
+        """Return a flat buffer holding x (n, C, H, W), and its strides: see `windows`."""
+        size = self.plane[0] * self.plane[1]
+        plain = self.split == (1, 1) and self.padded == self.image and self.wide == self.out[1]
+        if plain and x.flags.c_contiguous:  # the windows can be read from x itself
+            return x.reshape(-1), (self.channels * size, size, size)
+        flat, views = self.zero_block(len(x), x.dtype)
+        for view, plane in zip(views, self.planes, strict=True):
+            view[plane.inside] = x.swapaxes(0, 1)[plane.pixels]
+        return flat, self.strides(len(x))
+
+    def strides(self, n):
+        """Return how far apart images, channels and planes are in a `zero_block` of n images."""
+        size = self.plane[0] * self.plane[1]
+        return size, len(self.planes) * n * size, n * size
 
     def zero_block(self, n, dtype):
-        """Return a flat buffer for n padded images, channels first, and its view of the images."""
-        height, width = self.padded
-        size = self.channels * n * height * width
+        """Return a flat buffer for n padded images, channels first, and (C, n, h, w) per plane."""
+        shape = self.channels, len(self.planes), n, *self.plane
         slack = (self.kernel[1] - 1) * self.dilation[1]  # wide rows run over the last row's end
+        size = math.prod(shape)
         flat = np.zeros(size + slack, dtype)
-        (top, left), (h, w) = self.before, self.image
-        view = flat[:size].reshape(self.channels, n, height, width)
-        return flat, view[:, :, top : top + h, left : left + w]
+        return flat, flat[:size].reshape(shape).swapaxes(0, 1)
 
-    def windows(self, flat, channel_stride, image_stride, n, row, end):
-        """Return the windows of rows row:end of the output, a view (C, kh, kw, n, rows, wide)."""
-        width, item = self.padded[1], flat.itemsize
-        down, right = self.stride[0] * width, self.stride[1]
-        strides = (
-            channel_stride,
-            self.dilation[0] * width,
-            self.dilation[1],
-            image_stride,
-            down,
-            right,
-        )
-        return np.ndarray(
-            (self.channels, *self.kernel, n, end - row, self.wide),
-            flat.dtype,
-            flat,
-            row * down * item,
-            tuple(s * item for s in strides),
-        )
+    def windows(self, flat, strides, n, row, end):
+        """Yield (kernel elements, the pixels that they meet) for each plane.
+
+        The elements as an index of (C, kh, kw); the pixels as a view (C, kh, kw, n, rows, wide), of
+        rows row:end of the output. strides: how far apart the buffer's images, channels and planes
+        are, in elements.
+        """
+        width, item, (down, right) = self.plane[1], flat.itemsize, self.apace
+        image, channel, apart = strides
+        for number, plane in enumerate(self.planes):
+            start = number * apart + (plane.first[0] + row * down) * width + plane.first[1]
+            steps = channel, plane.step[0] * width, plane.step[1], image, down * width, right
+            shape = self.channels, *plane.count, n, end - row, self.wide
+            steps = [step * item for step in steps]
+            yield plane.elements, np.ndarray(shape, flat.dtype, flat, start * item, steps)
 
     def widen(self, grad):
         """Return grad (n, O, rows, W') as (O, n, rows, wide), the superfluous part zero."""
@@ -128,13 +175,29 @@ class Geometry:
         inner = self.channels * self.kernel[0] * self.kernel[1]
         return np.empty(inner * self.block_columns(batch), dtype)
 
-    @staticmethod
-    def unroll(windows, workspace, groups):
+    def unroll(self, windows, workspace, groups, n, rows):
         """Copy windows into the workspace; return (groups, C / groups · kh · kw, windows)."""
-        columns = workspace[: windows.size]
-        columns.reshape(windows.shape)[...] = windows
-        channels, kh, kw = windows.shape[:3]
-        return columns.reshape(groups, channels // groups * kh * kw, -1)
+        shape = self.channels, *self.kernel, n, rows, self.wide
+        columns = workspace[: math.prod(shape)].reshape(shape)
+        for elements, pixels in windows:
+            columns[elements] = pixels
+        return columns.reshape(groups, math.prod(shape[:3]) // groups, -1)
+
+
+def _along(remainder, split, dilation, kernel, before, image):
+    """Return what a `Plane` holds, along one axis."""
+    elements = [k for k in range(kernel) if k * dilation % split == remainder]
+    apart = elements[1] - elements[0] if len(elements) > 1 else 1
+    pixels = range((remainder - before) % split, image, split)
+    start = (pixels.start + before) // split
+    return (
+        slice(elements[0], elements[-1] + 1, apart),
+        len(elements),
+        elements[0] * dilation // split,
+        apart * dilation // split,
+        slice(start, start + len(pixels)),
+        slice(pixels.start, None, split),
+    )
 
 
 def plan(channels, kernel, stride, dilation, image, before, padded):
@@ -144,12 +207,13 @@ def plan(channels, kernel, stride, dilation, image, before, padded):
         for axis in (0, 1)
     )
     # Wide rows spare short copies; they do not pay if much of each row is superfluous.
-    wide = padded[1] if stride == (1, 1) and padded[1] <= 1.25 * out[1] else out[1]
+    narrow = Geometry(channels, kernel, stride, dilation, image, before, padded, out, out[1])
+    neighbours, width = narrow.split[1] == stride[1], narrow.plane[1]
+    wide = width if neighbours and width <= 1.25 * out[1] else out[1]
     row_bytes = channels * kernel[0] * kernel[1] * wide * 4
     images = max(1, BLOCK_BYTES // (row_bytes * out[0]))
     rows = min(out[0], max(1, BLOCK_BYTES // row_bytes))
-    sizes = kernel, stride, dilation, image, before, padded, out
-    return Geometry(channels, *sizes, wide, images, rows)
+    return replace(narrow, wide=wide, images=images, rows=rows)
 
 
 def unrolled(x, geometry, groups):
@@ -162,7 +226,7 @@ def unrolled(x, geometry, groups):
         if held != n:  # several blocks of rows share one padded image
             block, held = g.pad_block(x[n:n_end]), n
         windows = g.windows(*block, n_end - n, row, end)
-        yield n, n_end, row, end, g.unroll(windows, workspace, groups)
+        yield n, n_end, row, end, g.unroll(windows, workspace, groups, n_end - n, end - row)
 
 
 def images_as_columns(x):
@@ -187,11 +251,11 @@ def convolve(x, weight, bias, geometry, groups, blocks=None):
     for n, n_end, row, end, columns in blocks or unrolled(x, g, groups):
         product = space[: out_channels * columns.shape[2]]
         np.matmul(kernel, columns, out=product.reshape(*kernel.shape[:2], -1))
+        product = product.reshape(out_channels, -1)
+        if bias is not None:
+            product += bias[:, None]
         product = product.reshape(out_channels, n_end - n, end - row, g.wide)
-        target = y[n:n_end, :, row:end]
-        target.swapaxes(0, 1)[...] = product[..., : g.out[1]]
-        if bias is not None:  # faster than in one pass, whose rows would be short
-            target += bias[:, None, None]
+        y[n:n_end, :, row:end].swapaxes(0, 1)[...] = product[..., : g.out[1]]
     return y
 
 
@@ -225,24 +289,33 @@ def input_gradient(weight, grad, geometry, groups):
     g, out_channels = geometry, len(weight)
     if g.transposed is not None:
         return convolve(grad, _transpose(weight, groups), None, g.transposed, groups)
-    dx = np.empty((len(grad), g.channels, *g.image), grad.dtype)
+    all_met = len(g.planes) == math.prod(g.split)  # else some pixels have no gradient
+    dx = (np.empty if all_met else np.zeros)((len(grad), g.channels, *g.image), grad.dtype)
     kernel = weight.reshape(groups, out_channels // groups, -1).swapaxes(1, 2)
-    size, held = g.padded[0] * g.padded[1], None
+    workspace, held = g.workspace(len(grad), grad.dtype), None
     for n, n_end, row, end in g.blocks(len(grad)):
         images = n_end - n
         if held != n:
-            (flat, view), held = g.zero_block(images, grad.dtype), n
+            (flat, views), held = g.zero_block(images, grad.dtype), n
         upstream = g.widen(grad[n:n_end, :, row:end]).reshape(groups, out_channels // groups, -1)
-        windows = g.windows(flat, images * size, size, images, row, end)
-        dcolumns = (kernel @ upstream).reshape(windows.shape)
-        if g.apart:
-            windows[...] = dcolumns
-        else:  # windows overlap: add one kernel element at a time
-            for i, j in np.ndindex(g.kernel):
-                windows[:, i, j] += dcolumns[:, i, j]
+        dcolumns = workspace[: kernel.shape[0] * kernel.shape[1] * upstream.shape[2]]
+        np.matmul(kernel, upstream, out=dcolumns.reshape(*kernel.shape[:2], -1))
+        dcolumns = dcolumns.reshape(g.channels, *g.kernel, images, end - row, g.wide)
+        for elements, pixels in g.windows(flat, g.strides(images), images, row, end):
+            _add(dcolumns[elements], pixels, g.apart)
         if end == g.out[0]:
-            dx[n:n_end] = view.swapaxes(0, 1)
+            for view, plane in zip(views, g.planes, strict=True):
+                dx[n:n_end].swapaxes(0, 1)[plane.pixels] = view[plane.inside]
     return dx
+
+
+def _add(dcolumns, pixels, apart):
+    """Add the columns' gradients to the pixels that they were copied from."""
+    if apart:
+        pixels[...] = dcolumns
+        return
+    for i, j in np.ndindex(pixels.shape[1:3]):  # elements of the kernel meet the same pixels
+        pixels[:, i, j] += dcolumns[:, i, j]
 
 
 def _transpose(weight, groups):

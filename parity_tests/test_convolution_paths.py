@@ -1,12 +1,15 @@
 """Conv2d's two ways, by a table for small batches and by blocks for large ones, are one layer."""
 
+import itertools
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 
 import impl
 from fixtures.cases import LAYERS
-from impl import small_correlation
+from impl import correlation, small_correlation
 from parity.draws import small_integers
 from parity_tests.test_properties import SHORT, convolutions
 
@@ -28,6 +31,32 @@ def passes(layer, x, g, largest):
         assert (layer._cache[-1] is None) is (largest == 0)
         dx = layer.backward(np.resize(g, y.shape))
     return [y, dx, *(layer.grads[name].copy() for name in layer.params)]
+
+
+AXES = list(itertools.product(range(1, 5), range(1, 6), range(1, 4)))  # stride, kernel, dilation
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2000, 2 << 20])
+def test_planes_and_blocks_of_rows_are_right_for_all_strides(block_bytes, by_blocks, monkeypatch):
+    """Rows by one, columns by another of the options; on small integers, to the last bit."""
+    monkeypatch.setattr(correlation, "BLOCK_BYTES", block_bytes)
+    rng = np.random.default_rng(0)
+    for number, down in enumerate(AXES):
+        stride, kernel, dilation = zip(down, AXES[number * 7 % len(AXES)], strict=True)
+        options = {"stride": stride, "padding": number % 3, "dilation": dilation, "groups": 2}
+        layer = impl.Conv2d(2, 4, kernel, **options, dtype=np.float64, rng=0)
+        for name, array in layer.params.items():
+            layer.params[name] = small_integers(array.shape, rng)
+        sizes = (d * (k - 1) + 1 + number % 5 for k, d in zip(kernel, dilation, strict=True))
+        x = torch.from_numpy(small_integers((3, 2, *sizes), rng)).requires_grad_()
+        weights = [torch.from_numpy(a).requires_grad_() for a in layer.params.values()]
+        y = torch.nn.functional.conv2d(x, *weights, **options)
+        upstream = small_integers(tuple(y.shape), rng)
+        y.backward(torch.from_numpy(upstream))
+        assert np.array_equal(layer(x.detach().numpy()), y.detach().numpy()), options
+        assert np.array_equal(layer.backward(upstream), x.grad.numpy()), options
+        for name, weight in zip(layer.params, weights, strict=True):
+            assert np.array_equal(layer.grads[name], weight.grad.numpy()), (options, name)
 
 
 @pytest.mark.slow
