@@ -29,7 +29,7 @@ class Sequential(Module):
     """
 
     def __init__(self, *layers):
-        self._layers = {}
+        self._set_layers({})
         if len(layers) == 1 and isinstance(layers[0], Mapping):
             for name, layer in layers[0].items():
                 if not isinstance(name, str) or not name or "." in name:
@@ -62,7 +62,11 @@ class Sequential(Module):
             raise ValueError(
                 f"{kind} occurs twice in Sequential; derive it from Module to share it"
             )
-        self._layers[name] = _layer(layer)
+        self._set_layers({**self._layers, name: _layer(layer)})
+
+    def _set_layers(self, layers: dict) -> None:
+        vars(self)["_layers"] = layers
+        Module._walks = object()
 
     # Running.
 
@@ -116,7 +120,7 @@ class Sequential(Module):
         """Return a layer, or for a slice a Sequential of the same layers under the same names."""
         if isinstance(index, slice):
             part = type(self).__new__(type(self))
-            part._layers = dict(list(self._layers.items())[index])
+            part._set_layers(dict(list(self._layers.items())[index]))
             part.training = self.training
             return part
         return self._layers[self._name(index)]
@@ -129,7 +133,7 @@ class Sequential(Module):
         names = list(self._layers)
         gone = names[index] if isinstance(index, slice) else [self._name(index)]
         stay = [layer for name, layer in self._layers.items() if name not in gone]
-        self._layers = {str(number): layer for number, layer in enumerate(stay)}
+        self._set_layers({str(number): layer for number, layer in enumerate(stay)})
 
     def append(self, layer) -> "Sequential":
         """Add a layer at the end; return self."""
@@ -148,7 +152,7 @@ class Sequential(Module):
             raise IndexError(f"index {index} is out of range for Sequential of {len(self)} layers")
         layers = list(self)
         layers.insert(index, _layer(layer))
-        self._layers = {}
+        self._set_layers({})
         return self.extend(layers)
 
     def pop(self, index: int):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from impl.activations import real
-from impl.blocks import blocks
+from impl.blocks import BLOCK, blocks
 from impl.linear import size
 from impl.module import Module, check_device, check_dtype
 
@@ -142,26 +142,33 @@ class _BatchNorm(Module):
     @staticmethod
     def _channels(x):
         """Yield slices of the channels, of about a block of elements each."""
-        return blocks(x.shape[1], x.size // max(x.shape[1], 1))
+        if x.size <= BLOCK:
+            return (slice(None),)
+        return blocks(x.shape[1], x.size // x.shape[1])
 
     def _standardise(self, x):
         """Return y by the batch's own statistics, a few channels at a time, and track them."""
-        count = self._count(x)
-        mean, variance, scale = np.empty((3, x.shape[1]))
-        weight, bias = self._params.get("weight"), self._params.get("bias")
         y = np.empty(x.shape, x.dtype)
-        for part in self._channels(x):
-            values = wide_rows(x[:, part])
-            mean[part], variance[part] = self._centre(values)
-            scale[part] = self._scale(variance[part], count)
-            values *= (scale[part] if weight is None else scale[part] * weight[part])[:, None]
-            if bias is not None:
-                values += bias[part, None]
-            put_rows(values, y[:, part])
+        found = [self._standardise_part(x, part, y) for part in self._channels(x)]
+        if len(found) > 1:
+            found = [[np.concatenate(parts) for parts in zip(*found, strict=True)]]
+        mean, variance, scale = found[0]
         if self.training and "running_mean" in self._buffers:
-            self._track(mean, variance, count)
+            self._track(mean, variance, self._count(x))
         self._cache = x, mean, scale, True
         return y
+
+    def _standardise_part(self, x, part, y):
+        """Write the channels `part` of x into y; return their means, variances and scales."""
+        weight, bias = self._params.get("weight"), self._params.get("bias")
+        values = wide_rows(x[:, part])
+        mean, variance = self._centre(values)
+        scale = self._scale(variance, values.shape[1])
+        values *= (scale if weight is None else scale * weight[part])[:, None]
+        if bias is not None:
+            values += bias[part, None]
+        put_rows(values, y[:, part])
+        return mean, variance, scale
 
     def _centre(self, values):
         """Subtract each row's mean from it; return the means and the biased variances."""
@@ -169,7 +176,9 @@ class _BatchNorm(Module):
         mean = np.add.reduce(values, axis=1)
         mean /= count
         values -= mean[:, None]
-        return mean, row_products(values, values) / count
+        variance = row_products(values, values)
+        variance /= count
+        return mean, variance
 
     def _scale(self, variance, count):
         return 1 / np.sqrt(variance + self.eps)

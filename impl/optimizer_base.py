@@ -56,7 +56,6 @@ class Optimizer:
         self.model = model
         self.param_groups = [options]
         self.state = {}
-        self._stored = {}  # the parameters by name, while a step lasts
         self._check_options()
 
     def step(self, closure=None):
@@ -69,8 +68,8 @@ class Optimizer:
 
     @np.errstate(all="ignore")  # a diverging run overflows to inf and nan, as in torch
     def _step_all(self):
-        for name, grad in self._gradients():
-            self._step_one(name, grad)
+        for name, stored, grad in self._gradients():
+            self._step_one(name, stored, grad)
 
     def zero_grad(self, set_to_none=True):
         """Clear the gradients: the model's own ``zero_grad``, or else every array set to 0.
@@ -149,33 +148,31 @@ class Optimizer:
             raise ValueError(f"{self._name} got {name}={value!r}; it must be a number ≥ 0")
 
     def _gradients(self):
-        """Return (name, gradient) of every parameter to step; all checked before any moves."""
-        owners, found, self._stored = {}, {}, {}
-        for name, param, grad in parameters(self.model):
-            self._stored[name] = param
+        """Return (name, parameter, gradient) of all to step; all checked before any moves."""
+        owners, found = {}, {}
+        for name, stored, grad in parameters(self.model):
             if grad is None:
                 continue
             # Scalars have no identity worth the name: Python shares equal ones.
-            owner = owners.setdefault(id(param) if isinstance(param, np.ndarray) else name, name)
+            owner = owners.setdefault(id(stored) if isinstance(stored, np.ndarray) else name, name)
             if owner is name:
-                found[name] = [grad]
-            elif not any(grad is other for other in found[owner]):
-                found[owner].append(grad)
+                found[name] = stored, [grad]
+            elif not any(grad is other for other in found[owner][1]):
+                found[owner][1].append(grad)
         return [
-            (name, self._fitting(name, grads[0] if len(grads) == 1 else sum(grads)))
-            for name, grads in found.items()
+            (name, stored, self._fitting(name, stored, grads))
+            for name, (stored, grads) in found.items()
         ]
 
-    def _fitting(self, name, grad):
-        """Return the gradient in its parameter's dtype, or raise ValueError."""
-        param = np.asarray(self._stored[name])
-        dtype = param.dtype
-        if dtype.kind != "f":
+    def _fitting(self, name, stored, grads):
+        """Return the sum of the gradients in their parameter's dtype, or raise ValueError."""
+        param = np.asarray(stored)
+        grad = np.asarray(grads[0] if len(grads) == 1 else sum(grads), param.dtype)
+        if param.dtype.kind != "f":
             raise ValueError(
-                f"{self._name}: parameter {name!r} has dtype {dtype}; "
+                f"{self._name}: parameter {name!r} has dtype {param.dtype}; "
                 f"only floating point parameters can be stepped"
             )
-        grad = np.asarray(grad, dtype)
         if grad.shape != param.shape:
             raise ValueError(
                 f"{self._name}: the gradient of {name!r} has shape {grad.shape}; "
@@ -183,8 +180,7 @@ class Optimizer:
             )
         return grad
 
-    def _step_one(self, name, grad):
-        stored = self._stored[name]
+    def _step_one(self, name, stored, grad):
         in_place = isinstance(stored, np.ndarray) and stored.flags.writeable
         param = stored if in_place else np.array(stored)
         slots = self.state.get(name, {})

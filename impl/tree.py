@@ -8,13 +8,10 @@ def is_tree(module) -> bool:
     return hasattr(module, "_named_children")
 
 
-_OWN = {kind: "_" + kind for kind in ("params", "grads", "buffers")}
-
-
 def own_mapping(module, kind: str):
     """Return the dict `kind` ("params", "grads" or "buffers") of `module` without its children."""
     if is_tree(module):
-        return getattr(module, _OWN[kind])
+        return vars(module)["_" + kind]
     return getattr(module, kind, None) or {}
 
 
@@ -86,13 +83,13 @@ def parameters(model) -> list[tuple[str, object, object]]:
 
     A whole tree is walked once: looking each name up would cost more than a small net's layers.
     """
-    params = model.params
-    if not isinstance(params, TreeView):
+    if not is_tree(model):
         grads = model.grads
-        return [(name, param, grads.get(name)) for name, param in params.items()]
+        return [(name, param, grads.get(name)) for name, param in model.params.items()]
     found = []
-    for prefix, module in model.named_modules():
+    for path, module in model.named_modules():
         if own := own_mapping(module, "params"):
-            grads, prefix = own_mapping(module, "grads"), prefix and prefix + "."
-            found += [(prefix + key, param, grads.get(key)) for key, param in own.items()]
+            grads = own_mapping(module, "grads")
+            for name, param in own.items():
+                found.append((f"{path}.{name}" if path else name, param, grads.get(name)))
     return found
