@@ -95,7 +95,7 @@ class Sequential(Module):
         grad = grad_output
         for layer, caches in reversed(self._recall()):
             for part, cache in caches:
-                part._cache = cache
+                vars(part)["_cache"] = cache  # no layer, so no need to look for one
             grad = layer.backward(grad)
         return grad
 

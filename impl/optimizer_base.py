@@ -214,10 +214,8 @@ class Optimizer:
 
 
 def parts(*arrays):
-    """Yield the arrays, or matching blocks of large ones: each pass then stays in the cache."""
+    """Return the arrays, or matching blocks of large ones: each pass then stays in the cache."""
     if arrays[0].size <= 2 * BLOCK or not all(array.flags.c_contiguous for array in arrays):
-        yield arrays
-        return
+        return (arrays,)
     flat = [array.reshape(-1) for array in arrays]
-    for part in blocks(arrays[0].size, 1):
-        yield [array[part] for array in flat]
+    return ([array[part] for array in flat] for part in blocks(arrays[0].size, 1))

@@ -55,7 +55,7 @@ class SGD(Optimizer):
     # float() throughout: a Python number takes on the array's dtype, a 0-d array would widen it.
 
     def _update(self, param, grad, slots):
-        if float(self.momentum) == 0:
+        if self.momentum == 0:
             lr = float(self.lr)
             for param_part, grad_part in parts(param, grad):
                 param_part -= lr * self._decayed(param_part, grad_part)

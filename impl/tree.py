@@ -89,7 +89,6 @@ def parameters(model) -> list[tuple[str, object, object]]:
     found = []
     for path, module in model.named_modules():
         if own := own_mapping(module, "params"):
-            grads = own_mapping(module, "grads")
-            for name, param in own.items():
-                found.append((f"{path}.{name}" if path else name, param, grads.get(name)))
+            grads, path = own_mapping(module, "grads"), path and path + "."
+            found += [(path + name, param, grads.get(name)) for name, param in own.items()]
     return found
