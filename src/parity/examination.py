@@ -96,8 +96,9 @@ class Examination:
         for name, text in dict.fromkeys(outcome.remarks):
             if name == "warning":
                 self.notes.append(f"mine warned: {text}")
-            elif name == "wrong_dtype" and self._widens(text):
-                self.notes.append(f"mine: {text}, where torch stays in float32")
+            elif name == "gradient_dtype" or (name == "wrong_dtype" and self._widens(text)):
+                if not self.float32_only:
+                    self.notes.append(f"mine: {text}, where torch stays in {dtype}")
             elif name not in allowed and not (name == "wrong_dtype" and self.float32_only):
                 if any(f.quantity == quantities[name] and f.dtype == dtype for f in self.findings):
                     continue

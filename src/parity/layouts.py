@@ -21,7 +21,9 @@ def layouts(exam: Examination, small: tuple[tuple[int, ...], ...] | None) -> Non
     """Feed the same numbers in other memory layouts, and read-only, to the hand-written side."""
     pair = exam.pair
     runner = pair.subject.spawn("float64")
-    if not isinstance(runner, PlainRunner) or exam.float32_only or pair.reference.dropouts:
+    torch_mine = hasattr(runner, "held")
+    plain_mine = isinstance(runner, PlainRunner)
+    if not (plain_mine or torch_mine) or exam.float32_only or pair.reference.dropouts:
         return
     try:
         draw = pair.draw(pair.options.seed, True, "generic", small)
@@ -30,10 +32,12 @@ def layouts(exam: Examination, small: tuple[tuple[int, ...], ...] | None) -> Non
         plain = pair.mine(draw).quantities
     except LayerError:
         return
-    for name in LAYOUTS:
-        changed = _Relaid(pair, name)
+    for name in LAYOUTS if plain_mine else ("strided",):
         try:
-            mine = changed.run(draw)
+            if torch_mine:
+                mine = runner.run(draw, "float64", pair.names, strided=True)
+            else:
+                mine = _Relaid(pair, name).run(draw)
         except LayerError as failure:
             if "read-only" in str(failure):
                 text = f"mine writes to its input: {failure}"

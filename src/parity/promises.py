@@ -22,6 +22,7 @@ from parity.ladder import (
     slight,
     verdict64,
 )
+from parity.leftovers import leaves_nothing
 from parity.outcomes import Array, LayerError, Outcome, alike
 from parity.pair import Looks, Pair
 from parity.probes import probe_shapes
@@ -48,6 +49,7 @@ def keep_promises(exam: Examination) -> None:
         _leaves_alone(exam, draw)
         if not exam.float32_only:
             _steps(exam)
+        leaves_nothing(exam, draw)
     except LayerError as failure:
         exam.error(failure, draw)
 
@@ -85,28 +87,48 @@ def _accumulates(exam: Examination, draw: Draw) -> None:
     if not runner.takes_upstream() or not runner.accumulates:
         return
     once = pair.mine(draw, "float64", runner)
-    twice = Outcome(once.outputs, dict(once.quantities))
     try:
-        backward(runner, draw, twice, "float64", pair.names)
+        twice = _added(pair, runner, draw, once, again=False)
     except LayerError as failure:
         exam.not_covered.append(f"a second backward after one forward ({failure})")
         return
+    fault = _unlike(once, twice, draw, 2)
+    if fault is None and not pair.reference.dropouts:  # which would draw another mask
+        thrice = _added(pair, runner, draw, once, again=True)
+        fault = _unlike(once, thrice, draw, 3)
+        if fault is not None:
+            fault = fault[0], fault[1].replace("a second backward", "a second forward and backward")
+    if fault is None:
+        _add(exam, "accumulate", Verdict.MATCH, draw)
+    else:
+        _add(exam, "accumulate", Verdict.MISMATCH, draw, fault[1], fault[0])
+
+
+def _added(pair: Pair, runner: PlainRunner, draw: Draw, once: Outcome, again: bool) -> Outcome:
+    """Return the gradients after one backward more, with a forward of its own if ``again``."""
+    outcome = Outcome(once.outputs, dict(once.quantities))
+    if again:
+        inputs = (cast(a, "float64") for a in draw.inputs)
+        guarded("forward", outcome, runner.forward, *inputs)
+    backward(runner, draw, outcome, "float64", pair.names)
+    return outcome
+
+
+def _unlike(once: Outcome, later: Outcome, draw: Draw, times: int) -> tuple[str, str] | None:
+    """Return (cause, sentence) where gradients are not ``times`` what one pass made."""
     for name in draw.params:
-        key = f"grad_{name}"
-        first, second = once.quantities.get(key), twice.quantities.get(key)
-        if first is None or second is None or not first.any():
+        first, last = once.quantities.get(f"grad_{name}"), later.quantities.get(f"grad_{name}")
+        if first is None or last is None or not first.any():
             continue
-        if second.shape == first.shape and np.array_equal(second, first):
+        if last.shape == first.shape and np.array_equal(last, first):
             text = f"grad of {name} was overwritten by a second backward, where torch adds to it"
-            _add(exam, "accumulate", Verdict.MISMATCH, draw, text, "gradient_overwritten")
-            return
-        noise = np.abs(first) * 4 * np.finfo(first.dtype).eps
-        judged = judge64(second, 2 * first, noise)
+            return "gradient_overwritten", text
+        noise = np.abs(first) * 2 * times * np.finfo(first.dtype).eps
+        judged = judge64(last, times * first, noise)
         if not judged.inside and not judged.undecided:
             text = f"a second backward does not add the same gradient to grad of {name} again"
-            _add(exam, "accumulate", Verdict.MISMATCH, draw, text, "gradient_not_accumulated")
-            return
-    _add(exam, "accumulate", Verdict.MATCH, draw)
+            return "gradient_not_accumulated", text
+    return None
 
 
 def _leaves_alone(exam: Examination, draw: Draw) -> None:
@@ -298,7 +320,7 @@ def _dropout(exam: Examination) -> None:
         exam.covers.append("dropout with the mask shared")
         return
     (p,) = rates
-    if not 0 < p < 1 or type(pair.reference.original).__name__ != "Dropout":
+    if not 0 < p < 1:
         return
     from parity.statistics import check_dropout_mask
 
@@ -306,16 +328,41 @@ def _dropout(exam: Examination) -> None:
     draw = pair.draw(pair.options.seed, True, "generic", probe_shapes(pair))
     if not draw.training:
         return  # evaluation alone was asked for: nothing is dropped
-    calls = max(8, min(64, -(-8192 // max(draw.inputs[0].size, 1))))
     # on ones, what is dropped is exactly what is zero
     ones = replace(draw, inputs=tuple(np.ones_like(a) for a in draw.inputs), upstream=())
-    masks = np.stack([pair.mine(ones, "float64", runner).outputs[0] != 0 for _ in range(calls)])
+    joint = _dropped_together(pair, ones)
+    calls = max(8, min(64, -(-8192 * joint // max(draw.inputs[0].size, 1))))
+    side = getattr(runner, "side", None)  # of a torch module, whose dropout a check replaces
+    masks = np.stack(
+        [pair.mine(ones, "float64", runner).outputs[0] != 0 for _ in range(calls)]
+        if side is None
+        else side.own_masks(ones, calls)
+    )
+    if joint > 1:
+        masks = masks.reshape(calls, -1, joint)
+        if (masks != masks[..., :1]).any():
+            text = f"drops single elements, where torch drops all {joint} of a channel together"
+            _add(exam, "dropout_mask", Verdict.MISMATCH, draw, text, "dropout_mask")
+            return
+        masks = masks[..., 0]
     if masks.size < 64:
         exam.not_covered.append("the dropout rate: too few elements to count")
         return
     judged = check_dropout_mask(masks, p)
     verdict = Verdict.MATCH if judged.passed() else Verdict.MISMATCH
     _add(exam, "dropout_mask", verdict, draw, str(judged), "dropout_mask")
+
+
+def _dropped_together(pair: Pair, draw: Draw) -> int:
+    """Return how many elements torch drops or keeps as one: a channel's, but in nn.Dropout."""
+    shape = draw.inputs[0].shape
+    masks = np.stack(pair.reference.own_masks(draw, PASSES))
+    for axis in range(1, len(shape)):
+        joint = int(np.prod(shape[axis:]))
+        rows = masks.reshape(PASSES, -1, joint)
+        if joint > 1 and (rows == rows[..., :1]).all():
+            return joint
+    return 1
 
 
 def _add(

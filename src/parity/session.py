@@ -128,7 +128,9 @@ def with_promises(report: Report) -> Report:
         return report
     kept = []
     if not any(f.quantity == "untouched" for f in report.findings):
-        kept.append(("untouched", "no run changed its inputs or its upstream gradient"))
+        kept.append(
+            ("untouched", "no run changed its inputs, its parameters or its upstream gradient")
+        )
     if "memory layouts" in report.covers and not any(is_layout(f) for f in report.findings):
         kept.append(("layouts", "the same answer for every memory layout"))
     extra = tuple(

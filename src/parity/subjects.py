@@ -388,6 +388,14 @@ def backward(runner: Runner, draw: Draw, outcome: Outcome, dtype: str, names: Na
         )
     if not all(map(alike, upstream, kept)):
         outcome.remarks.append(("upstream_modified", "the upstream gradient was changed"))
+    wide = [
+        f"{name} is {array.dtype}"
+        for name, array in outcome.quantities.items()
+        if name.startswith("grad_") and array is not None and array.ndim
+        if array.dtype.kind == "f" and array.dtype != dtype
+    ]
+    if wide:
+        outcome.remarks.append(("gradient_dtype", f"{', '.join(wide)} for {dtype} input"))
 
 
 def load(runner: Runner, draw: Draw, dtype: str, names: NameMap) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from parity.draws import Draw
 from parity.findings import UsageError
-from parity.outcomes import Array, LayerError, Outcome, forward_names
+from parity.outcomes import Array, LayerError, Outcome, alike, forward_names
 
 LARGE = 20_000  # elements that make a run cost about twice its overhead
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -116,6 +116,7 @@ class TorchSide:
 
     def __init__(self, target: Any, side: str = "theirs", device: str | None = None) -> None:
         self.original = as_module(target, side)
+        self.custom = side == "mine"  # somebody's own backward may write to its upstream gradient
         self.device = usable_device(device)
         self._copies: dict[str, nn.Module] = {}
         self.state = {
@@ -148,8 +149,31 @@ class TorchSide:
             self._copies[dtype] = _share_masks(module)
         return self._copies[dtype]
 
-    def run(self, draw: Draw, dtype: str = "float64", module: nn.Module | None = None) -> Outcome:
+    def own_masks(self, draw: Draw, count: int) -> list[Array]:
+        """Return what torch's own dropout, not the shared mask, keeps of ones in several calls."""
+        module = copy.deepcopy(self.original).to(device=self.device).train()
+        with seeded(draw.seed), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            inputs = [self._tensor(array, "float32") for array in draw.inputs]
+            return [_numpy(flatten(_call(module, inputs))[0]) != 0 for _ in range(count)]
+
+    def held(self) -> dict[str, Array]:
+        """Return the parameters of the float64 copy as the last pass left them."""
+        return {name: _numpy(p) for name, p in self.copy("float64").named_parameters()}
+
+    def run(
+        self,
+        draw: Draw,
+        dtype: str = "float64",
+        module: nn.Module | None = None,
+        between: Sequence[Array] | None = None,
+        strided: bool = False,
+    ) -> Outcome:
         """Run forward and backward on ``draw`` in ``dtype``.
+
+        ``between`` are the inputs of another forward pass that comes between the two; ``strided``
+        hands over tensors of which every second number in memory counts.
+
 
         Raises LayerError, with the phase, where the module refuses.
         """
@@ -158,6 +182,8 @@ class TorchSide:
         self.work += 1.0 + sum(sizes) / LARGE
         self._load(module, draw, dtype)
         inputs = [self._tensor(array, dtype) for array in draw.inputs]
+        if strided:
+            inputs = [_strided(tensor) for tensor in inputs]
         for tensor in inputs:
             if tensor.is_floating_point():
                 tensor.requires_grad_(True)
@@ -169,17 +195,27 @@ class TorchSide:
                 raise
             except (Exception, SystemExit) as error:
                 raise LayerError(_first_line(error), "forward") from error
-            quantities = self._quantities(module, draw, inputs, outputs)
+            if between is not None:
+                _call(module, [self._tensor(array, dtype) for array in between])
+            quantities, touched = self._quantities(module, draw, inputs, outputs, strided)
         arrays = tuple(_numpy(output) for output in outputs)
         outcome = Outcome(arrays, dict(zip(forward_names(len(arrays)), arrays, strict=True)))
         outcome.quantities.update(quantities)
         if any(_shares(output, tensor) for output in outputs for tensor in inputs):
             outcome.remarks.append(("view_of_input", "the output is a view of the input"))
+        if touched:
+            outcome.remarks.append(("upstream_modified", "the upstream gradient was changed"))
         return outcome
 
     def _quantities(
-        self, module: nn.Module, draw: Draw, inputs: list[torch.Tensor], outputs: list[torch.Tensor]
-    ) -> dict[str, Array | None]:
+        self,
+        module: nn.Module,
+        draw: Draw,
+        inputs: list[torch.Tensor],
+        outputs: list[torch.Tensor],
+        strided: bool,
+    ) -> tuple[dict[str, Array | None], bool]:
+        """Return gradients and buffers, and whether backward wrote to what it was handed."""
         targets = {f"grad_input{i}": t for i, t in enumerate(inputs) if t.requires_grad}
         targets |= {f"grad_{n}": p for n, p in module.named_parameters() if p.requires_grad}
         found: dict[str, Array | None] = dict.fromkeys(targets)
@@ -192,6 +228,9 @@ class TorchSide:
             for output, g in zip(outputs, draw.upstream, strict=False)
             if g is not None and output.requires_grad
         ]
+        if strided:
+            pairs = [(output, _strided(g)) for output, g in pairs]
+        kept = [g.clone() for _, g in pairs] if self.custom else []
         if pairs and targets:
             try:
                 grads = torch.autograd.grad(
@@ -211,7 +250,11 @@ class TorchSide:
             }
         for name, buffer in module.named_buffers():
             found[f"buffer_{name}"] = _numpy(buffer)
-        return found
+        touched = any(
+            not alike(_numpy(g), _numpy(before))
+            for (_, g), before in zip(pairs, kept, strict=False)
+        )
+        return found, touched
 
     def _load(self, module: nn.Module, draw: Draw, dtype: str) -> None:
         with torch.no_grad():
@@ -236,6 +279,15 @@ class TorchSide:
         tensor = torch.from_numpy(array.copy())
         wanted = DTYPES[dtype] if tensor.is_floating_point() else tensor.dtype
         return tensor.to(device=self.device, dtype=wanted)
+
+
+def _strided(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the same numbers with a gap after each of them in memory."""
+    if not tensor.ndim:
+        return tensor
+    wide = torch.zeros((*tensor.shape[:-1], 2 * tensor.shape[-1]), dtype=tensor.dtype)
+    view = wide.to(tensor.device)[..., ::2]
+    return view.copy_(tensor)
 
 
 def _call(module: nn.Module, inputs: list[torch.Tensor]) -> Any:

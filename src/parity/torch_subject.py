@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,8 +26,19 @@ class TorchRunner:
         """Return the module's initial buffers by name."""
         return self.side.buffers
 
-    def run(self, draw: Draw, dtype: str, names: NameMap) -> Outcome:
-        """Run one forward and backward pass.
+    def held(self) -> Mapping[str, Array]:
+        """Return the float64 copy's parameters as they are now."""
+        return self.side.held()
+
+    def run(
+        self,
+        draw: Draw,
+        dtype: str,
+        names: NameMap,
+        between: Sequence[Array] | None = None,
+        strided: bool = False,
+    ) -> Outcome:
+        """Run one forward and backward pass: see :meth:`parity.torch_side.TorchSide.run`.
 
         Raises LayerError, in the phase ``weights`` where a parameter has no partner.
         """
@@ -37,7 +48,8 @@ class TorchRunner:
                 buffers[names.mine(name)] = names.to_mine(name, array)
         remarks: list[tuple[str, str]] = []
         with quietly(remarks):
-            outcome = self.side.run(replace(draw, params=params, buffers=buffers), dtype)
+            own = replace(draw, params=params, buffers=buffers)
+            outcome = self.side.run(own, dtype, between=between, strided=strided)
         outcome.quantities = {
             self._renamed(key, names): self._reordered(key, value, names)
             for key, value in outcome.quantities.items()

@@ -7,7 +7,7 @@ import html
 from parity.findings import GRAVITY, Finding, Report, Verdict
 
 WORDS = {
-    "untouched": "inputs untouched",
+    "untouched": "inputs and parameters untouched",
     "accumulate": "gradients add up",
     "repeat": "repeatability",
     "step": "optimizer steps",

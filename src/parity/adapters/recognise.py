@@ -76,7 +76,15 @@ def _layer(item: Any, factory: Callable[[], Any] | None) -> Subject:
         return PlainSubject(item if factory is None else None, factory)
     name, slots = found or ("object", plain_slots)
     # where nothing is known of tensors, arrays are tried first, tensors when those are refused
-    return FormSubject(item, Form(name, slots, style=style), factory)
+    subject = FormSubject(item, Form(name, slots, style=style), factory)
+    if found is None and _declares(item):
+        subject.widens = False  # the plain contract, which answers in the dtype of what it is given
+    return subject
+
+
+def _declares(item: Any) -> bool:
+    """Whether ``item`` says by its dicts, empty ones too, that it keeps the plain contract."""
+    return all(isinstance(getattr(item, name, None), Mapping) for name in ("params", "grads"))
 
 
 def _knows_torch(item: Any) -> bool:
