@@ -64,6 +64,52 @@ class Affine:
         return dout @ self.W.T
 
 
+class Called:
+    """A layer whose __call__ is its forward."""
+
+    wrong = 1.0
+
+    def __init__(self):
+        self.W, self.b = RNG.standard_normal((4, 3)), np.zeros(3)
+
+    def __call__(self, x):
+        self.x = x
+        return x @ self.W + self.b
+
+    def backward(self, g):
+        self.dW, self.db = self.x.T @ g * self.wrong, g.sum(0)
+        return g @ self.W.T
+
+
+class CalledDicts:
+    """The plain contract, but for __call__."""
+
+    wrong = 1.0
+
+    def __init__(self):
+        self.params, self.grads = {"weight": np.zeros((3, 4)), "bias": np.zeros(3)}, {}
+
+    def __call__(self, x):
+        self.x = x
+        return x @ self.params["weight"].T + self.params["bias"]
+
+    def backward(self, g):
+        for name, grad in (("weight", g.T @ self.x * self.wrong), ("bias", g.sum(0))):
+            self.grads[name] = self.grads.get(name, 0) + grad
+        return g @ self.params["weight"]
+
+
+class CalledLoss:
+    wrong = 1.0
+
+    def __call__(self, prediction, target):
+        self.off = prediction - target
+        return np.mean(self.off**2)
+
+    def backward(self):
+        return 2 * self.off / self.off.size * self.wrong
+
+
 class KernelsLast:
     """HWIO kernels, images as in torch."""
 
@@ -607,6 +653,11 @@ FORMS = {
     "parameter-objects": (Params(), made(Params, wrong=2), LINEAR, "grad_bias"),
     "get-set-params": (GetSet(), made(GetSet, wrong=2), LINEAR, "grad_weight"),
     "lists-from-methods": (Listed(), made(Listed, wrong=2), LINEAR, "grad_weight"),
+    "called": (Called(), made(Called, wrong=2), LINEAR, "grad_weight"),
+    "called-factory": (Called, lambda: made(Called, wrong=2), LINEAR, "grad_weight"),
+    "called-dicts": (CalledDicts(), made(CalledDicts, wrong=2), LINEAR, "grad_weight"),
+    "called-loss": (CalledLoss(), made(CalledLoss, wrong=2), (nn.MSELoss(), ROWS, ROWS),
+                    "grad_input0"),
     "tensors-linear": (TensorLinear(), made(TensorLinear, wrong=2), LINEAR, "grad_weight"),
     "tensors-relu": (TensorReLU(), made(TensorReLU, wrong=0.1), (nn.ReLU(), ROWS), "grad_input0"),
     "model-of-attributes": (Chain(Affine(4, 4), ReLU(), Affine()),

@@ -281,7 +281,7 @@ DENSE = ("--args", "4", "3", "--input", "8,4")
         (("check", *PAIR, *DENSE, "--weights", "W"), "--weights got 'W'; write mine=theirs"),
         (("check", *PAIR, *DENSE, "--weights", "W=w:0,0"), "got the axis order '0,0'"),
         (("replay",), "the following arguments are required: BUNDLE"),
-        (("replay", "nowhere"), "nowhere is no bundle: it has no bundle.json"),
+        (("replay", "nowhere"), "it has no bundle.json; `parity check --bundle DIR` makes one"),
         (("report", "split", "a", "-o", "b"), "invalid choice: 'split'"),
         (("report", "merge", "a"), "no folder to write is named; add -o DIR"),
         (("report", "merge", "a", "-o", "b"), "is not there; give a report's folder"),

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 import parity
+from parity.checking import make_pair
+from parity.options import make_options
 
 X = (6, 5)
 
@@ -323,3 +325,21 @@ def test_cost():
         parity.check(mine, theirs, X, diagnose=wanted)
         spent.append(time.process_time() - start)
     assert spent[1] - spent[0] < 1.0
+
+
+def test_draws_are_in_c_order_and_other_layouts_have_a_name():
+    pair = make_pair(nn.Flatten(), nn.Flatten(), ((3, 4, 5),), make_options({}))
+    for label in ("generic", "integers", "magnitudes", "extreme", "large", "small", "constant"):
+        assert pair.draw(label=label).inputs[0].flags.c_contiguous, label
+
+    class Flatten:
+        def forward(self, x):
+            self.shape = x.shape
+            return x.ravel(order="K").reshape(len(x), -1)
+
+        def backward(self, g):
+            return g.reshape(self.shape)
+
+    report = parity.check(Flatten(), nn.Flatten(), (3, 4, 5))
+    assert [f.cause.name for f in report.failures] == ["memory_layout"]
+    assert report.cause.sentence == "differs for Fortran-ordered arrays, not for contiguous ones"

@@ -383,6 +383,41 @@ def test_a_layer_that_cannot_be_run_alone_is_not_accused():
     assert not parity.localise(Keyword(2.0), Keyword(), (8, 4), modes="train").own_fault
 
 
+class Attention(torch.nn.MultiheadAttention):
+    """torch's attention written out: unlike torch's own it calls `out_proj`."""
+
+    def __init__(self, factor=1.0):
+        super().__init__(8, 2, batch_first=True)
+        self.factor = factor
+
+    def forward(self, x):
+        shape = (*x.shape[:2], 2, 4)
+        packed = x @ self.in_proj_weight.T + self.in_proj_bias
+        q, k, v = (part.view(shape).transpose(1, 2) for part in packed.chunk(3, -1))
+        mixed = torch.softmax(q @ k.transpose(-1, -2) / 2, -1) @ v
+        return self.out_proj(mixed.transpose(1, 2).reshape(x.shape)) * self.factor
+
+
+class Attending(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.m = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.m(x, x, x, need_weights=False)[0]
+
+
+def test_a_partner_that_torch_never_calls_is_not_accused():
+    names = {name: f"m.{name}" for name, _ in Attention().named_parameters()}
+    found = parity.localise(Attention(), Attending(), (2, 5, 8), weights=names)
+    assert str(found) == "both models agree here: no layer parts from its partner"
+    report = parity.check(Attention(), Attending(), (2, 5, 8), weights=names)
+    assert (report.passed, report.notes) == (True, ())
+    found = parity.localise(Attention(2.0), Attending(), (2, 5, 8), weights=names)
+    assert found.faulty == ()
+    assert "no layer parts from its partner" in str(found)
+
+
 # ---- inside a check ------------------------------------------------------------------------------
 
 

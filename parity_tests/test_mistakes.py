@@ -11,6 +11,7 @@ import impl
 import parity
 import parity.statistics
 from parity import loading
+from parity.findings import UsageError
 
 SIZE = (5, 4)
 PAGE = Path(__file__).resolve().parent.parent / "README.md"
@@ -25,6 +26,16 @@ def turned():
     """Check a wrong layer behind parity.axes."""
     mine = parity.axes(impl.ReLU(), inputs=(0, 1))
     return parity.check(mine, nn.Identity(), SIZE, rungs=["float64"], diagnose=False)
+
+
+class Orphan(nn.Module):
+    """A module that torch's constructor never saw."""
+
+    def __init__(self):
+        self.k = 2.0
+
+    def forward(self, x):
+        return self.k * x
 
 
 def fails():
@@ -70,6 +81,40 @@ MISTAKES = {
         lambda: linear(weights={"weight": ("weight", (0, 3))}),
         "weights['weight'] has the axis order (0, 3); 'weight' has shape (3, 4), so it must be an "
         "order of (0, 1)",
+    ),
+    "weights-text": (
+        lambda: linear(weights={"weight": np.array(["a"])}),
+        "weights['weight'] is an array of dtype <U1; it must hold real numbers",
+    ),
+    "weights-ragged": (
+        lambda: linear(weights={"weight": [[1.0], [1.0, 2.0]]}),
+        "weights['weight'] is no array: ",
+    ),
+    "too-large": (
+        lambda: parity.check(impl.Linear(4, 3), nn.Linear(4, 3), (10**12, 4)),
+        "input 0 of shape (1000000000000, 4) takes 2.98e+04 GiB in float64, more than this "
+        "machine's memory: give smaller shapes",
+    ),
+    "no-super": (
+        lambda: parity.check(Orphan(), nn.Identity(), SIZE),
+        "mine is Orphan, a torch.nn.Module whose __init__ leaves out torch's own: call "
+        "super().__init__() first in it",
+    ),
+    "no-super-theirs": (
+        lambda: parity.check(impl.ReLU(), Orphan(), SIZE),
+        "theirs is Orphan, a torch.nn.Module whose __init__ leaves out torch's own",
+    ),
+    "axes-unused": (
+        lambda: parity.check(
+            parity.axes(impl.Linear(4, 3), inputs=(0, 3, 1, 2)), nn.Linear(4, 3), SIZE
+        ),
+        "axes got inputs=(0, 3, 1, 2); the inputs have the shapes (5, 4)",
+    ),
+    "axes-many": (
+        lambda: parity.check(
+            parity.axes(impl.Linear(4, 3), inputs=[(1, 0), None]), nn.Linear(4, 3), SIZE
+        ),
+        "axes got inputs=[(1, 0), None]; the inputs have the shapes (5, 4)",
     ),
     "weights-nan": (
         lambda: linear(weights={"weight": np.full((3, 4), np.nan)}),
@@ -257,8 +302,9 @@ def test_a_gradient_that_cannot_be_read_before_backward_is_no_mistake():
         (None, "returned None; an array was expected"),
         (np.array(["a"]), "returned an array of dtype <U1; real numbers are compared"),
         (np.ones((5, 3), complex), "returned an array of dtype complex128; real numbers"),
+        (np.ones((5, 3)).tolist(), "forward returned a list of numbers; an array was expected"),
     ],
-    ids=["none", "text", "complex"],
+    ids=["none", "text", "complex", "list"],
 )
 def test_what_is_no_array_of_numbers_is_a_finding(output, words):
     class Layer(impl.Linear):
@@ -267,3 +313,36 @@ def test_what_is_no_array_of_numbers_is_a_finding(output, words):
 
     report = parity.check(lambda: Layer(4, 3), nn.Linear(4, 3), SIZE, rungs=["float64"])
     assert words in str(report)
+
+
+def test_functions_whose_backward_returns_nothing():
+    def forward(x, w, b):
+        return x @ w.T + b, (x, w)
+
+    pair = parity.functions(forward, lambda g, cache: None)
+    report = parity.check(pair, nn.Linear(4, 3), SIZE, rungs=["float64"])
+    assert report.cause.sentence == (
+        "backward returned None; it is to return the gradients of input 0, w, b"
+    )
+    silent = parity.functions(forward, lambda g, cache: None, returns=(), input_grads=False)
+    report = parity.check(silent, nn.Linear(4, 3), SIZE, rungs=["float64"])
+    assert report.passed, report
+
+
+def test_outputs_that_the_declared_order_does_not_fit():
+    mine = parity.axes(impl.Linear(4, 3), outputs=(0, 2, 3, 1))
+    report = parity.check(mine, nn.Linear(4, 3), SIZE, rungs=["float64"])
+    assert report.cause.sentence == (
+        "axes got outputs=(0, 2, 3, 1); the outputs have the shapes (5, 3)"
+    )
+
+
+def test_memory_that_runs_out_in_the_harness_is_no_bare_error(monkeypatch):
+    def full(*given):
+        raise MemoryError("Unable to allocate")
+
+    monkeypatch.setattr("parity.examining.examine", full)
+    with pytest.raises(UsageError, match=r"memory is too small for the inputs \(\(5, 4\) takes"):
+        linear()
+    monkeypatch.delattr("os.sysconf")
+    assert parity.checking.physical_memory() == float("inf")

@@ -9,7 +9,7 @@ import numpy as np
 
 from parity.adapters.calling import takes_target
 from parity.adapters.functional import Functions, FunctionSubject, functions
-from parity.adapters.recognise import recognise, unknown
+from parity.adapters.recognise import forward_name, has_backward, recognise, unknown
 from parity.casting import arrays_of
 from parity.findings import UsageError
 from parity.options import Options
@@ -26,7 +26,7 @@ def is_torch_module(item: Any) -> bool:
 
 def keeps_contract(item: Any) -> bool:
     """Whether ``item`` has a forward and a backward method, as the plain contract asks."""
-    return callable(getattr(item, "forward", None)) and callable(getattr(item, "backward", None))
+    return forward_name(item) is not None and has_backward(item)
 
 
 def adapt(item: Any, options: Options | None = None) -> Subject:

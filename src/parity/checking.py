@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,10 +50,16 @@ def examine_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Optio
 
     try:
         pair = make_pair(mine, theirs, inputs, options)
+        return examine(pair, mine, theirs)
     except Unreadable as error:
         kind = mine if isinstance(mine, type) else type(mine)
         return _unreadable(error, options.case or kind.__name__)
-    return examine(pair, mine, theirs)
+    except MemoryError as error:  # of the harness's own arrays; a layer's is a finding
+        sizes = ", ".join(_size(as_spec(value, i).shape) for i, value in enumerate(inputs))
+        raise UsageError(f"the memory is too small for the inputs ({sizes}): {SMALLER}") from error
+
+
+SMALLER = "give smaller shapes, for what is wrong shows in those as well"
 
 
 class Unreadable(UsageError):
@@ -92,6 +100,7 @@ def make_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options)
             "check got no input; give a shape for each input, as in check(mine, theirs, (8, 4))"
         )
     specs: tuple[Spec, ...] = tuple(as_spec(value, i) for i, value in enumerate(inputs))
+    _affordable(specs)
     reference = TorchSide(theirs, "theirs")
     with _reading():
         subject = adapt(mine, options)
@@ -120,6 +129,28 @@ def make_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options)
         with _reading():
             settle(pair)
     return pair
+
+
+def _affordable(specs: tuple[Spec, ...]) -> None:
+    """Raise UsageError for an input that no memory of this machine could hold."""
+    for i, spec in enumerate(specs):
+        if 8 * math.prod(spec.shape) > physical_memory():
+            raise UsageError(
+                f"input {i} of shape {_size(spec.shape)}, more than this machine's memory: "
+                f"{SMALLER}"
+            )
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape} takes {8 * math.prod(shape) / 2**30:,.3g} GiB in float64"
+
+
+def physical_memory() -> float:
+    """Return the bytes of memory of this machine; infinity where that is not known."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def _quantities(reference: Any, inputs: int) -> list[str]:

@@ -14,7 +14,7 @@ from parity.guarding import Watch
 from parity.judged import Judged
 from parity.pair import Pair
 from parity.rungs import ReferenceRefused, judge_rungs, modes_of
-from parity.vacuity import close_gaps, look_for_vacuity, same_code, vacuous
+from parity.vacuity import close_gaps, look_for_one_code, look_for_vacuity
 
 
 def examine(pair: Pair, mine: Any, theirs: Any) -> Report:
@@ -39,9 +39,7 @@ def _examine(exam: Examination, mine: Any, theirs: Any) -> None:
     from parity.probes import probe
     from parity.promises import keep_promises
 
-    pair, options = exam.pair, exam.pair.options
-    if same_code(mine, theirs, pair):
-        vacuous(exam, "both", "both sides are the same object or the same code")
+    options = exam.pair.options
     reached = True
     try:
         for mode in modes_of(exam):
@@ -57,6 +55,7 @@ def _examine(exam: Examination, mine: Any, theirs: Any) -> None:
             keep_promises(exam)
     except ReferenceRefused as refusal:
         _refused(exam, str(refusal))
+    look_for_one_code(exam, mine, theirs)
     if reached:
         look_for_vacuity(exam)
     close_gaps(exam)

@@ -113,6 +113,19 @@ def _fits_fixed(mine: str, array: Array, shape: tuple[int, ...]) -> None:
         )
 
 
+def _numbers(mine: str, value: Any) -> Array:
+    """Return an array that ``weights`` gives. Raises UsageError where it holds no real numbers."""
+    try:
+        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    except (ValueError, TypeError) as error:  # rows of several lengths
+        raise UsageError(f"weights[{mine!r}] is no array: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise UsageError(
+            f"weights[{mine!r}] is an array of dtype {array.dtype}; it must hold real numbers"
+        )
+    return np.array(array, dtype=np.float64)
+
+
 Declared = tuple[str, "tuple[int, ...] | None", "tuple[int, ...] | None"]
 
 
@@ -164,8 +177,7 @@ def name_map(subject: Any, weights: Mapping[str, Any]) -> tuple[NameMap, dict[st
             axes |= {} if order is None else {name: order}
             blocks |= {} if places is None else {name: places}
         elif hasattr(value, "__array__") or isinstance(value, (list, float, int)):
-            value = value.detach().cpu() if hasattr(value, "detach") else value
-            fixed[mine] = np.array(value, dtype=np.float64)
+            fixed[mine] = _numbers(mine, value)
         else:
             raise UsageError(
                 f"weights[{mine!r}] is {value!r}; it must be torch's name, a pair (torch's name, "

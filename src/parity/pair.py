@@ -123,7 +123,12 @@ class Pair:
         buffers |= {name: array for name, array in self.fixed.items() if name in buffers}
         # a class weight that mine keeps to itself stays as both sides were built with it
         buffers |= {name: self.reference.buffers[name] for name in self.unheld}
-        inputs = tuple(self._input(spec, rng, label, i == 0) for i, spec in enumerate(specs))
+        # In C order, as a user's own arrays are: other memory layouts are a check of their own,
+        # and a layer that reads them wrongly is to be named for that.
+        inputs = tuple(
+            np.asarray(self._input(spec, rng, label, i == 0), order="C")
+            for i, spec in enumerate(specs)
+        )
         if label == "near kinks" and len(inputs) > 1 and specs[1].shape == inputs[0].shape:
             inputs = (inputs[0] + inputs[1], *inputs[1:])  # a loss looks at the difference
         draw = Draw(inputs, params, buffers, (), training, (), label, seed)

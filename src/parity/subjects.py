@@ -341,6 +341,8 @@ def run(
             f"forward returned {_arrays(len(outputs))}, torch returns {len(draw.upstream)}; return "
             "as many, or hand over a reference that returns what yours does"
         )
+        if isinstance(raw, list) and not any(output.ndim for output in outputs):
+            text = "forward returned a list of numbers; an array was expected: np.array(…)"
         raise LayerError(text, "shape")
     if any(g is not None for g in draw.upstream):
         backward(runner, draw, outcome, dtype, names)

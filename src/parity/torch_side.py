@@ -58,6 +58,15 @@ class _Function(nn.Module):
         return self.function(*inputs)
 
 
+def _made_whole(module: nn.Module, side: str) -> None:
+    """Raise UsageError for a module that torch's own constructor never saw."""
+    if "_parameters" not in vars(module):
+        raise UsageError(
+            f"{side} is {type(module).__name__}, a torch.nn.Module whose __init__ leaves out "
+            "torch's own: call super().__init__() first in it"
+        )
+
+
 def usable_device(name: str | None) -> torch.device:
     """Return the torch device of that name, the CPU for None.
 
@@ -117,6 +126,7 @@ class TorchSide:
     def __init__(self, target: Any, side: str = "theirs", device: str | None = None) -> None:
         self.original = as_module(target, side)
         self.custom = side == "mine"  # somebody's own backward may write to its upstream gradient
+        _made_whole(self.original, side)
         self.device = usable_device(device)
         self._copies: dict[str, nn.Module] = {}
         self.state = {

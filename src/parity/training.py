@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from parity.adapting import is_torch_module
 from parity.findings import FAILING, Cause, Finding, Report, UsageError, Verdict, unique
-from parity.vacuity import gap_text
+from parity.likeness import same_code
+from parity.vacuity import ONE_CODE, gap_text
 
 __all__ = ["check_training"]
 
@@ -57,11 +57,6 @@ def _report(plan: Any, model: Any, reference: Any) -> Report:
     findings: list[Finding] = []
     notes: list[str] = []
     missing: list[str] = []
-    if _same(model, reference):
-        text = "both sides are the same object or the same code"
-        findings.append(
-            Finding(plan.case, "both", verdict=Verdict.VACUOUS, evidence={"message": text})
-        )
     for seed in plan.options.all_seeds:
         judge = _run(plan, seed)
         found = list(judge.findings())
@@ -70,6 +65,10 @@ def _report(plan: Any, model: Any, reference: Any) -> Report:
         findings += found
         notes += notes_of(judge)
         missing += uncovered(judge)
+    differ = any(f.verdict is Verdict.MISMATCH for f in findings)
+    if model is reference or (not differ and same_code(model, reference)):
+        facts = {"message": ONE_CODE}
+        findings.insert(0, Finding(plan.case, "both", verdict=Verdict.VACUOUS, evidence=facts))
     options = plan.options
     return Report(
         case=plan.case,
@@ -119,12 +118,6 @@ def _explained(judge: Any, found: list[Finding]) -> list[Finding]:
         f.with_cause(cause) if f.verdict is Verdict.MISMATCH and f.cause is None else f
         for f in found
     ]
-
-
-def _same(mine: Any, theirs: Any) -> bool:
-    if mine is theirs:
-        return True
-    return is_torch_module(mine) and type(mine) is type(theirs) and repr(mine) == repr(theirs)
 
 
 def _gaps(findings: list[Finding], gaps: Any, case: str) -> list[Finding]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 from parity.adapters.calling import backward_style, required, takes_target
@@ -57,7 +59,21 @@ def recognise(item: Any, factory: Callable[[], Any] | None = None) -> Subject | 
     for forward, backward in LOSS_PAIRS:
         if takes_target_method(item, forward) and callable(getattr(item, backward, None)):
             return FormSubject(item, Form("loss", no_slots, forward, backward, "again"), factory)
-    return None
+    return _called(item, factory) if forward_name(item) and has_backward(item) else None
+
+
+def forward_name(item: Any) -> str | None:
+    """Return the method that runs ``item`` forward: forward, else its class's own __call__."""
+    if callable(getattr(item, "forward", None)):
+        return "forward"
+    own = any("__call__" in vars(owner) for owner in type(item).__mro__)
+    no_layer = (type, FunctionType, BuiltinFunctionType, MethodType, partial)
+    return "__call__" if own and not isinstance(item, no_layer) else None
+
+
+def has_backward(item: Any) -> bool:
+    """Whether ``item`` has a method ``backward``."""
+    return callable(getattr(item, "backward", None))
 
 
 def takes_target_method(item: Any, name: str) -> bool:
@@ -85,6 +101,13 @@ def _layer(item: Any, factory: Callable[[], Any] | None) -> Subject:
 def _declares(item: Any) -> bool:
     """Whether ``item`` says by its dicts, empty ones too, that it keeps the plain contract."""
     return all(isinstance(getattr(item, name, None), Mapping) for name in ("params", "grads"))
+
+
+def _called(item: Any, factory: Callable[[], Any] | None) -> Subject:
+    """Return the subject of a layer whose ``__call__`` is its forward."""
+    style = backward_style(item.__call__, item.backward)
+    name, slots = _slots_of(item) or ("dict form", plain_slots)
+    return FormSubject(item, Form(name, slots, "__call__", style=style), factory)
 
 
 def _knows_torch(item: Any) -> bool:

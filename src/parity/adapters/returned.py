@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from parity.adapters.slots import grad_names
-from parity.outcomes import Array
+from parity.outcomes import Array, LayerError
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,12 @@ def distribute(
 ) -> Returned:
     """Return the gradients by name: from a dict, from declared ``returns``, or by order and shape.
 
-    Raises ValueError where what came back fits neither.
+    Raises ValueError where what came back fits neither, LayerError where nothing came back.
     """
     if isinstance(result, Mapping):
         return _named(result, params)
+    if result is None:
+        return _nothing(inputs, params, returns, input_grads)
     grads = list(result) if isinstance(result, (tuple, list)) else [result]
     if returns is not None:
         return _declared(grads, returns, params, input_grads)
@@ -63,6 +65,21 @@ def distribute(
     pairs = list(zip(fitting[0], grads, strict=True))
     own = [g for (name, _), g in pairs if name is None]
     return Returned(own or None, {name: g for (name, _), g in pairs if name is not None})
+
+
+def _nothing(
+    inputs: Sequence[Array],
+    params: Mapping[str, Array],
+    returns: Sequence[str] | None,
+    input_grads: bool,
+) -> Returned:
+    """Return no gradients where none was to come back. Raises LayerError where one was."""
+    wanted = [f"input {i}" for i, a in enumerate(inputs) if input_grads and a.dtype.kind == "f"]
+    wanted += params if returns is None else returns
+    if wanted:
+        text = f"returned None; it is to return the gradients of {', '.join(wanted)}"
+        raise LayerError(text, "backward")
+    return Returned(None, {})
 
 
 def _declared(

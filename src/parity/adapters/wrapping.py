@@ -10,7 +10,7 @@ import numpy as np
 from parity.adapters.slots import array
 from parity.findings import UsageError
 from parity.nesting import leaves
-from parity.outcomes import Array
+from parity.outcomes import Array, LayerError
 
 Orders = Sequence[Any] | None
 
@@ -103,9 +103,19 @@ class AxesRunner(Wrapped):
         self.subject = subject
 
     def forward(self, *inputs: Array) -> Any:
-        """Hand the inputs on in the layer's order; return the outputs in torch's."""
+        """Hand the inputs on in the layer's order; return the outputs in torch's.
+
+        Raises UsageError for an order that no input has the axes of, LayerError for such outputs.
+        """
+        unfit = _unfit(self.subject.inputs, inputs, "inputs")
+        if unfit:
+            raise UsageError(unfit)
         turned = [_turn(a, _order(self.subject.inputs, i)) for i, a in enumerate(inputs)]
-        return self._back(self.inner.forward(*turned), self.subject.outputs)
+        result = self.inner.forward(*turned)
+        unfit = _unfit(self.subject.outputs, leaves(result), "outputs")
+        if unfit:
+            raise LayerError(unfit, "shape")
+        return self._back(result, self.subject.outputs)
 
     def backward(self, *upstream: Any) -> Any:
         """Hand the upstream gradients on in the layer's order; return torch's."""
@@ -160,6 +170,22 @@ def axes(layer: Any, inputs: Orders = None, outputs: Orders = None) -> AxesSubje
             "return self.layer(x.permute(…)).permute(…)"
         )
     return AxesSubject(inner, inputs, outputs)
+
+
+def _unfit(orders: Orders, arrays: Sequence[Any], what: str) -> str:
+    """Return the sentence on an order that would be passed over; nothing where all are used."""
+    if not orders:
+        return ""
+    shapes = [np.shape(a) for a in arrays]
+    if all(isinstance(item, (int, np.integer)) for item in orders):
+        fits = any(len(shape) == len(orders) for shape in shapes)
+    else:
+        fits = len(orders) <= len(shapes) and all(
+            order is None or len(order) == len(shape)
+            for order, shape in zip(orders, shapes, strict=False)
+        )
+    held = ", ".join(map(str, shapes)) or "none"
+    return "" if fits else f"axes got {what}={orders!r}; the {what} have the shapes {held}"
 
 
 def _order(orders: Orders, position: int) -> tuple[int, ...] | None:

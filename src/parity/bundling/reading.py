@@ -47,7 +47,9 @@ def read(folder: Any) -> Bundle:
     path = as_path(folder)
     for name in (TEXT, ARRAYS):
         if not (path / name).is_file():
-            raise UsageError(f"{path} is no bundle: it has no {name}; `parity check --bundle`")
+            raise UsageError(
+                f"{path} is no bundle: it has no {name}; `parity check --bundle DIR` makes one"
+            )
     if (path / TEXT).stat().st_size > MOST_TEXT:
         raise UsageError(f"{path / TEXT} is larger than {MOST_TEXT // 2**20} MiB; no bundle's is")
     try:

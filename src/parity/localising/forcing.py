@@ -101,10 +101,11 @@ def judge_forced(
 ) -> list[Parting] | None:
     """Return where the layer parts from the reference although it is given the same.
 
-    None where it cannot be run alone: elements dropped at random, arguments given by keyword.
+    None where it cannot be run alone: elements dropped at random, arguments given by keyword, or
+    a partner that torch never calls (it reads the weights of nn.MultiheadAttention's out_proj).
     """
     calls = reference.of(index)
-    if forced.random and draw.training:
+    if not calls or (forced.random and draw.training):
         return None
     found: list[Parting] = []
     sums: dict[str, Array] = {}
