@@ -43,6 +43,11 @@ class Draw:
             upstream=tuple(None if g is None else each(g) for g in self.upstream),
         )
 
+    def cast(self, dtype: Any) -> Draw:
+        """Return the draw rounded to ``dtype`` and kept in it."""
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            return self.map(lambda array: array.astype(dtype))
+
     def rounded(self, dtype: Any) -> Draw:
         """Return the draw rounded to ``dtype`` and kept in float64: the same numbers for both."""
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -51,7 +56,7 @@ class Draw:
     def nudged(
         self, rng: np.random.Generator, dtype: Any, how: str = "random", inputs: bool = True
     ) -> Draw:
-        """Return the draw with every value moved to a neighbouring number of ``dtype``.
+        """Return the draw in ``dtype``, with every value moved to a neighbouring number of it.
 
         ``np.nextafter`` moves each value; multiplying by 1 ± eps/2 would move only half of them.
         ``how`` is random, up, down or inward (towards zero, for inputs with a bounded domain).
@@ -62,10 +67,10 @@ class Draw:
             with np.errstate(over="ignore", under="ignore", invalid="ignore"):
                 narrow = array.astype(dtype, copy=False)
                 if how == "random":
-                    return _stepped(narrow, rng).astype(np.float64, copy=False)
+                    return _stepped(narrow, rng)
                 ends = {"inward": 0.0, "up": np.inf, "down": -np.inf}
                 target = np.asarray(ends[how], dtype=dtype)
-                return np.nextafter(narrow, target).astype(np.float64, copy=False)
+                return np.asarray(np.nextafter(narrow, target))
 
         return self.map(move, inputs=inputs)
 

@@ -12,7 +12,7 @@ from parity.ends import bounded, sentinel, unasked
 from parity.examination import Examination
 from parity.findings import FAILING, Verdict
 from parity.judged import Judged
-from parity.ladder import EPS32, differences, largest, same_bits
+from parity.ladder import EPS32, farthest, largest, same_bits
 from parity.layouts import layouts
 from parity.outcomes import LayerError, Outcome
 from parity.pair import Pair
@@ -115,7 +115,7 @@ def _agree(wide: Outcome, narrow: Outcome) -> bool:
         other = narrow.quantities[name]
         if array is None or other is None or array.dtype.kind != "f":
             continue
-        if largest(differences(other, array)) > 64 * EPS32 * largest(array):
+        if farthest(other, array) > 64 * EPS32 * largest(array):
             return False
     return True
 

@@ -24,7 +24,10 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-FLOATS = {"float64": np.dtype(np.float64), "float32": np.dtype(np.float32)}  # NumPy's
+FLOATS: dict[str, np.dtype[Any]] = {  # NumPy's
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+}
 
 
 class _SharedMask(nn.Module):
@@ -148,16 +151,24 @@ class TorchSide:
             self._copies[dtype] = _share_masks(module)
         return self._copies[dtype]
 
-    def run(self, draw: Draw, dtype: str = "float64", module: nn.Module | None = None) -> Outcome:
+    def run(
+        self,
+        draw: Draw,
+        dtype: str = "float64",
+        module: nn.Module | None = None,
+        once: bool = False,
+    ) -> Outcome:
         """Run forward and backward on ``draw`` in ``dtype``.
 
-        Raises LayerError, with the phase, where the module refuses.
+        ``once`` says that nobody else has the floating arrays of ``draw``, and that the outcome is
+        read before the next run: then neither is copied. Raises LayerError, with the phase, where
+        the module refuses.
         """
         module = self.copy(dtype) if module is None else module
         sizes = [array.size for array in (*draw.inputs, *draw.params.values())]
         self.work += 1.0 + sum(sizes) / LARGE
-        self._load(module, draw, dtype)
-        inputs = [self._tensor(array, dtype) for array in draw.inputs]
+        self._load(module, draw)
+        inputs = [self._tensor(array, dtype, once) for array in draw.inputs]
         for tensor in inputs:
             if tensor.is_floating_point():
                 tensor.requires_grad_(True)
@@ -169,8 +180,8 @@ class TorchSide:
                 raise
             except (Exception, SystemExit) as error:
                 raise LayerError(_first_line(error), "forward") from error
-            quantities = self._quantities(module, draw, inputs, outputs)
-        arrays = tuple(_numpy(output) for output in outputs)
+            quantities = self._quantities(module, draw, inputs, outputs, once)
+        arrays = tuple(_numpy(output, once) for output in outputs)
         outcome = Outcome(arrays, dict(zip(forward_names(len(arrays)), arrays, strict=True)))
         outcome.quantities.update(quantities)
         if any(_shares(output, tensor) for output in outputs for tensor in inputs):
@@ -178,7 +189,12 @@ class TorchSide:
         return outcome
 
     def _quantities(
-        self, module: nn.Module, draw: Draw, inputs: list[torch.Tensor], outputs: list[torch.Tensor]
+        self,
+        module: nn.Module,
+        draw: Draw,
+        inputs: list[torch.Tensor],
+        outputs: list[torch.Tensor],
+        once: bool,
     ) -> dict[str, Array | None]:
         targets = {f"grad_input{i}": t for i, t in enumerate(inputs) if t.requires_grad}
         targets |= {f"grad_{n}": p for n, p in module.named_parameters() if p.requires_grad}
@@ -188,7 +204,7 @@ class TorchSide:
                 text = f"the output has shape {tuple(output.shape)}, torch's is {g.shape}"
                 raise LayerError(text, "shape")
         pairs = [
-            (output, self._tensor(g, _name(output.dtype)).reshape(output.shape))
+            (output, self._tensor(g, _name(output.dtype), once).reshape(output.shape))
             for output, g in zip(outputs, draw.upstream, strict=False)
             if g is not None and output.requires_grad
         ]
@@ -206,21 +222,21 @@ class TorchSide:
                     raise LayerError(_first_line(error), "backward") from error
                 grads = (None,) * len(targets)
             found = {
-                name: None if g is None else _numpy(g)
+                name: None if g is None else _numpy(g, once)
                 for name, g in zip(targets, grads, strict=True)
             }
         for name, buffer in module.named_buffers():
-            found[f"buffer_{name}"] = _numpy(buffer)
+            found[f"buffer_{name}"] = _numpy(buffer, once)
         return found
 
-    def _load(self, module: nn.Module, draw: Draw, dtype: str) -> None:
+    def _load(self, module: nn.Module, draw: Draw) -> None:
         with torch.no_grad():
             for name, parameter in module.named_parameters():
                 if name in draw.params:
-                    parameter.copy_(self._tensor(draw.params[name], dtype))
+                    parameter.copy_(_lent(draw.params[name]))
             for name, buffer in module.named_buffers():
                 if name in draw.buffers:
-                    buffer.copy_(torch.from_numpy(np.array(draw.buffers[name])))
+                    buffer.copy_(_lent(draw.buffers[name]))
         module.train(draw.training)
         masked = [child for child in module.modules() if isinstance(child, _SharedMask)]
         for child, mask in zip(masked, draw.masks, strict=False):
@@ -228,14 +244,26 @@ class TorchSide:
         for child in masked[len(draw.masks) :]:
             child.keep = None
 
-    def _tensor(self, array: Array, dtype: str) -> torch.Tensor:
+    def _tensor(self, array: Array, dtype: str, once: bool = False) -> torch.Tensor:
         """Return the array as a tensor of its own: the module may write into it."""
-        array = np.asarray(array, order="C")
-        if array.dtype.kind == "f" and array.dtype != FLOATS.get(dtype) and array.flags.writeable:
-            return torch.from_numpy(array).to(device=self.device, dtype=DTYPES[dtype])
-        tensor = torch.from_numpy(array.copy())
-        wanted = DTYPES[dtype] if tensor.is_floating_point() else tensor.dtype
-        return tensor.to(device=self.device, dtype=wanted)
+        array = np.asarray(array)
+        floating = array.dtype.kind == "f"
+        # NumPy casts and copies into large pages, torch into thousands of small ones
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            own = array.astype(
+                FLOATS.get(dtype, array.dtype) if floating else array.dtype,
+                order="C",
+                copy=not (once and floating),
+            )
+        # a dtype that NumPy does not have is left to torch
+        wanted = DTYPES[dtype] if floating else None
+        return torch.from_numpy(own).to(device=self.device, dtype=wanted)
+
+
+def _lent(array: Array) -> torch.Tensor:
+    """Return a tensor to be read at once, in the array's own memory where torch takes that."""
+    array = np.asarray(array, order="C")
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _call(module: nn.Module, inputs: list[torch.Tensor]) -> Any:
@@ -277,13 +305,14 @@ def _share_masks(module: nn.Module) -> nn.Module:
     return module
 
 
-def _numpy(tensor: torch.Tensor) -> Array:
+def _numpy(tensor: torch.Tensor, once: bool = False) -> Array:
     tensor = tensor.detach().cpu()
     if tensor.dtype in (torch.bfloat16, torch.float16):
         tensor = tensor.to(torch.float32)
     if tensor.is_sparse:
         tensor = tensor.to_dense()
-    return np.array(tensor.resolve_conj().numpy())
+    array = tensor.resolve_conj().numpy()
+    return array if once else np.array(array)
 
 
 def _shares(output: torch.Tensor, tensor: torch.Tensor) -> bool:
