@@ -98,6 +98,7 @@ class Pair:
     upstream_taken: bool = True
     unheld: frozenset[str] = frozenset()
     _shapes: dict[Any, tuple[tuple[tuple[int, ...], str], ...]] = field(default_factory=dict)
+    _last: tuple[Any, Draw] | None = field(default=None, init=False, repr=False)
 
     # ---- draws -------------------------------------------------------------------------------
 
@@ -117,6 +118,12 @@ class Pair:
         refuses the inputs.
         """
         training = training and "train" in (self.options.modes or ("train",))
+        asked = seed, label, shapes
+        if self._last is not None and self._last[0] == asked:
+            # evaluation is asked the same numbers as training: they need not be drawn again
+            draw = replace(self._last[1], training=training)
+            if self._outputs(draw) == self._outputs(self._last[1]):
+                return draw
         rng = np.random.default_rng([seed, zlib.crc32(label.encode())])
         specs = self.specs
         if shapes is not None:
@@ -132,7 +139,9 @@ class Pair:
         if label == "near kinks" and len(inputs) > 1 and specs[1].shape == inputs[0].shape:
             inputs = (inputs[0] + inputs[1], *inputs[1:])  # a loss looks at the difference
         draw = Draw(inputs, params, buffers, (), training, (), label, seed)
-        return replace(draw, upstream=self._upstream(draw, rng))
+        draw = replace(draw, upstream=self._upstream(draw, rng))
+        self._last = asked, draw
+        return draw
 
     def _input(self, spec: Spec, rng: np.random.Generator, label: str, first: bool) -> Array:
         if label == ENDS:
@@ -200,13 +209,17 @@ class Pair:
                 found |= {float(value), -float(value)}
         return sorted(found)
 
-    def _upstream(self, draw: Draw, rng: np.random.Generator) -> tuple[Array | None, ...]:
+    def _outputs(self, draw: Draw) -> tuple[tuple[tuple[int, ...], str], ...]:
+        """Return shape and kind of each output of the reference."""
         key = (tuple(a.shape for a in draw.inputs), draw.training)
         if key not in self._shapes:
-            outputs = self.reference.run(draw).outputs
+            outputs = self.reference.run(replace(draw, upstream=())).outputs
             self._shapes[key] = tuple((out.shape, out.dtype.kind) for out in outputs)
+        return self._shapes[key]
+
+    def _upstream(self, draw: Draw, rng: np.random.Generator) -> tuple[Array | None, ...]:
         made: list[Array | None] = []
-        for shape, kind in self._shapes[key]:
+        for shape, kind in self._outputs(draw):
             if kind != "f":
                 made.append(None)
             elif draw.label == "integers":

@@ -209,7 +209,7 @@ def _try(
         return True
     try:
         draw = pair.draw(seed, training, label, shapes)
-        pair.theirs(draw)
+        theirs = pair.theirs(draw)
     except LayerError:
         _both_refuse(exam, name, seed, training, label, shapes)
         return True
@@ -217,9 +217,9 @@ def _try(
         if exam.float32_only:
             found = [j for j in pair.float32(draw) if j.verdict is not Verdict.INACCURATE]
         elif label == ENDS:
-            found = _at_ends(pair, draw)
+            found = _at_ends(pair, draw, theirs)
         else:
-            found = pair.float64(draw, count=3 if label == "magnitudes" else 2)
+            found = pair.float64(draw, count=3 if label == "magnitudes" else 2, theirs=theirs)
     except LayerError as failure:
         exam.not_covered.append(f"{name}: only mine refuses it ({failure})")
         return False
@@ -237,9 +237,9 @@ def _try(
     return True
 
 
-def _at_ends(pair: Pair, draw: Draw) -> list[Judged]:
+def _at_ends(pair: Pair, draw: Draw, theirs: Outcome) -> list[Judged]:
     """Judge a draw whose inputs stand at the ends of their domain, where none may be moved."""
-    mine, theirs = pair.mine(draw), pair.theirs(draw)
+    mine = pair.mine(draw)
     mine.quantities = unasked(mine.quantities, theirs.quantities)
     return pair.float64(draw, mine, count=2, pinned=True, theirs=theirs)
 
