@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from parity.draws import Draw
-from parity.ladder import EPS64, SCALE_GAP, differences, element_allowance, largest, response
+from parity.ladder import EPS64, SCALE_GAP, differences, element_allowance, largest
 from parity.outcomes import Array, LayerError, Outcome
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def element_allowances(
-    pair: Pair, draw: Draw, theirs: Outcome, runs: Sequence[Mapping[str, Array | None]]
+    pair: Pair, draw: Draw, theirs: Outcome, noise: Mapping[str, Array]
 ) -> dict[str, Array]:
     """Return per-element bounds where the reference is a lone function of one input."""
     if draw.label not in ("magnitudes",) or not pair.elementary:
@@ -29,7 +29,6 @@ def element_allowances(
         ref = theirs.quantities.get(name)
         if ref is None or r32.get(name) is None:
             continue
-        noise = response(ref, [a for r in runs if (a := r.get(name)) is not None])
         a32, a64 = r32[name], r64[name]
         assert a32 is not None
         assert a64 is not None
@@ -39,7 +38,7 @@ def element_allowances(
             floor = EPS64 * np.abs(draw.upstream[0])
         # a sum of n terms is rounded n times, and these errors add up like √n
         terms = 1.0 if pair.elementwise else float(np.sqrt(max(ref.shape, default=1)))
-        found[name] = terms * element_allowance(ref, noise, differences(a32, a64), floor)
+        found[name] = terms * element_allowance(ref, noise[name], differences(a32, a64), floor)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parity.findings import Verdict
 from parity.judged import Judged
-from parity.ladder import EPS32, differences, largest, nonfinite_differs
+from parity.ladder import EPS32, farthest, largest, nonfinite_differs
 from parity.outcomes import Array
 from parity.pair import Pair
 
@@ -40,4 +40,4 @@ def _agree(wide: Array | None, narrow: Array | None) -> bool:
         return False
     if nonfinite_differs(narrow, wide).any():
         return False
-    return largest(differences(narrow, wide)) <= AGREEMENT * EPS32 * largest(wide)
+    return farthest(narrow, wide) <= AGREEMENT * EPS32 * largest(wide)

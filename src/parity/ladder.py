@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 
 import numpy as np
 
@@ -27,6 +28,7 @@ SCALE_GAP = 2.0**-29  # float64's eps over float32's
 ROUNDING_SPREAD = 1024.0  # rounding shrinks by the gap times 0.004 to 330, as measured
 SECOND_LOOK = 16  # one-ulp runs before rounding is called rougher than torch's
 SLIGHT = 2.0**-20  # of the answer: an error that cancellation alone may have made
+BLOCK = 2**15  # elements compared at a time, so that what is computed of them stays in the cache
 
 
 @dataclass(frozen=True)
@@ -66,28 +68,44 @@ def largest(array: Array) -> float:
     return float(finite.max()) if finite.size else 0.0
 
 
-def _gap(mine: Array, theirs: Array) -> tuple[Array, bool]:
-    """Return |mine - theirs| in float64, and whether every element of it is finite.
+def _blocks(array: Array) -> Iterator[slice | EllipsisType]:
+    """Yield what cuts ``array`` along axis 0 into blocks, in order."""
+    if array.size <= BLOCK:
+        yield ...
+        return
+    rows = max(1, BLOCK * len(array) // array.size)
+    for start in range(0, len(array), rows):
+        yield slice(start, start + rows)
+
+
+def _gap(mine: Array, theirs: Array) -> tuple[Array, float]:
+    """Return |mine - theirs| in float64, and the largest of it: finite where every element is.
 
     Nearly always it is, and then nothing needs to be asked of the elements of either side.
     """
     with np.errstate(all="ignore"):
         gap = np.asarray(np.subtract(mine, theirs, dtype=np.float64))
         np.abs(gap, out=gap)
-        return gap, bool(np.isfinite(gap.sum()))
+        return gap, float(gap.max(initial=0.0))
+
+
+def widen(noise: Array, reference: Array, other: Array) -> None:
+    """Raise ``noise`` to how far ``other``, a perturbed run, is from ``reference``."""
+    for part in _blocks(reference):
+        old, new = reference[part], other[part]
+        change, peak = _gap(new, old)
+        if not np.isfinite(peak):
+            change[(np.isnan(new) & np.isnan(old)) | (new == old)] = 0.0
+            change[np.isnan(change)] = np.inf
+        np.maximum(noise[part], change, out=noise[part])
 
 
 def response(reference: Array, others: Sequence[Array]) -> Array:
     """Return the largest change of each element over perturbed runs; inf where one overflowed."""
-    noise = None
+    noise = np.zeros(reference.shape)
     for other in others:
-        change, finite = _gap(other, reference)
-        if not finite:
-            same = (np.isnan(other) & np.isnan(reference)) | (other == reference)
-            change[same] = 0.0
-            change[np.isnan(change)] = np.inf
-        noise = change if noise is None else np.maximum(noise, change, out=noise)
-    return np.zeros(reference.shape) if noise is None else noise
+        widen(noise, reference, other)
+    return noise
 
 
 def nonfinite_differs(mine: Array, theirs: Array) -> Array:
@@ -100,22 +118,33 @@ def nonfinite_differs(mine: Array, theirs: Array) -> Array:
 
 def differences(mine: Array, theirs: Array) -> Array:
     """Return |mine - theirs|, zero where either is not finite."""
-    gap, finite = _gap(mine, theirs)
-    if not finite:
+    gap, peak = _gap(mine, theirs)
+    if not np.isfinite(peak):
         gap[~(np.isfinite(mine) & np.isfinite(theirs))] = 0.0
     return gap
 
 
-def _slice_peaks(array: Array, axis: int) -> Array:
+def farthest(mine: Array, theirs: Array) -> float:
+    """Return the largest of :func:`differences`."""
+    found = 0.0
+    for part in _blocks(theirs):
+        _, peak = _gap(mine[part], theirs[part])
+        if not np.isfinite(peak):
+            peak = largest(differences(mine[part], theirs[part]))
+        found = max(found, peak)
+    return found
+
+
+def _slice_peaks(array: Array, axis: int, signed: bool = True) -> Array:
     """Return the largest finite magnitude of each slice along ``axis``, to broadcast against it.
 
     Short slices are taken together: the largest of a few elements says little about their noise.
     """
     long = axis < array.ndim and array.size >= CHANNEL * array.shape[axis]
     others = tuple(i for i in range(array.ndim) if not long or i != axis)
-    peaks = np.maximum(
-        array.max(axis=others, keepdims=True), -array.min(axis=others, keepdims=True)
-    )
+    peaks = array.max(axis=others, keepdims=True)
+    if signed:
+        peaks = np.maximum(peaks, -array.min(axis=others, keepdims=True))
     if np.isfinite(peaks).all():
         return np.asarray(peaks)
     finite = np.where(np.isfinite(array), np.abs(array), 0.0)
@@ -142,7 +171,9 @@ def judge64(
     (kinks), so it cannot leave the question undecided; ``floor`` is a scale whose rounding is
     granted too (the upstream gradient, where a derivative saturates).
     """
-    scale, peak = largest(theirs), float(noise.max(initial=0.0))  # inf where a run overflowed
+    levels = None if axis is None or not theirs.size else _slice_peaks(theirs, axis)
+    scale = largest(theirs) if levels is None else float(levels.max())
+    peak = float(noise.max(initial=0.0))  # inf where a run overflowed
     zero = bool(
         not pinned
         and 0 < scale <= SAFETY64 * peak
@@ -152,9 +183,9 @@ def judge64(
     undecided = bool(not pinned and not zero and peak > UNDECIDABLE * scale)
     whole = SAFETY64 * (peak + 2 * EPS64 * max(scale, floor)) + 4 * TINY64
     allowed = np.asarray(whole)
-    if axis is not None and not undecided and theirs.size:
-        levels = np.maximum(_slice_peaks(theirs, axis), floor)
-        per = SAFETY64 * (_slice_peaks(noise, axis) + 2 * EPS64 * levels)
+    if axis is not None and levels is not None and not undecided:
+        noises = _slice_peaks(noise, axis, signed=False)
+        per = SAFETY64 * (noises + 2 * EPS64 * np.maximum(levels, floor))
         allowed = np.minimum(allowed, per + 4 * TINY64)
     if per_element is not None:
         allowed = np.minimum(allowed, per_element)
@@ -172,15 +203,32 @@ def judge32(mine: Array, exact: Array, runs: Sequence[Array], floor: float = 0.0
     """Judge a float32 quantity against float64 on the same rounded numbers.
 
     ``runs`` are torch's own float32 answers, the plain one first and then perturbed ones; the
-    yardstick is the largest of their errors. Allowed: 4·yardstick + 4·eps·max|ref64|. ``floor``
-    is a scale whose rounding is granted too, as in :func:`judge64`.
+    yardstick is the largest of their errors. See :func:`held32`.
     """
-    # an overflow that torch32 shows too is right, whatever float64 says; so is none where it does
-    known = np.isfinite(runs[0])
-    base = exact
-    if not known.all():
-        base = np.where(known | np.isfinite(mine), exact, runs[0].astype(np.float64))
-    yardstick = max(largest(differences(run, base)) for run in runs)
+    base = arbiter(mine, exact, runs[0])
+    return held32(mine, exact, base, max(farthest(run, base) for run in runs), floor)
+
+
+def arbiter(mine: Array, exact: Array, plain: Array) -> Array:
+    """Return what float32 answers are held against: ``exact``, but for overflows.
+
+    One that torch's ``plain`` float32 shows too is right, whatever float64 says; so is none where
+    it does.
+    """
+    known = np.isfinite(plain)
+    if known.all():
+        return exact
+    return np.where(known | np.isfinite(mine), exact, plain.astype(np.float64))
+
+
+def held32(
+    mine: Array, exact: Array, base: Array, yardstick: float, floor: float = 0.0
+) -> Judgement:
+    """Judge a float32 quantity by a yardstick: how far torch's own float32 lies from ``base``.
+
+    Allowed: 4·yardstick + 4·eps·max|ref64|. ``floor`` is a scale whose rounding is granted too, as
+    in :func:`judge64`.
+    """
     scale = _largest32(exact)
     whole = SAFETY32 * yardstick + SAFETY32 * EPS32 * max(scale, floor) + 4 * TINY32
     return _judge(mine, base, np.asarray(whole), yardstick=max(yardstick, EPS32 * scale, TINY32))
@@ -197,36 +245,63 @@ def _largest32(exact: Array) -> float:
 
 def _judge(mine: Array, theirs: Array, allowed: Array, **facts: object) -> Judgement:
     """Hold the differences against ``allowed``, which is positive and broadcasts over them."""
-    off, finite = _gap(mine, theirs)
-    odd = None if finite else nonfinite_differs(mine, theirs)
-    if odd is not None:
-        off[~(np.isfinite(mine) & np.isfinite(theirs))] = 0.0
-    if odd is None and allowed.size == 1:
-        # one allowance for all: the worst is the largest, and nothing need be divided
-        excess, limit = off, float(allowed.reshape(()))
-    else:
-        with np.errstate(over="ignore", invalid="ignore"):
-            excess, limit = np.asarray(off / allowed), 1.0
-    if odd is not None:
-        excess[np.isnan(excess)] = 0.0  # both infinite
-        excess[odd] = np.inf
-    if not off.size:
+    if not theirs.size:
         return Judgement(True, 0.0, 0.0, **facts)  # type: ignore[arg-type]
-    flat = int(np.argmax(excess))
-    index = tuple(int(i) for i in np.unravel_index(flat, off.shape))
-    apart = odd is not None and bool(odd[index])
-    error = float("inf") if apart else float(off[index])
-    inside = not excess[index] > limit
+    found = _worst(mine, theirs, allowed)
+    odd = None
+    if found is None:
+        odd = nonfinite_differs(mine, theirs)
+        found = _worst_of_odd(mine, theirs, allowed, odd)
+    flat, error, differing = found
+    index = tuple(int(i) for i in np.unravel_index(flat, theirs.shape))
     return Judgement(
-        inside=inside,
-        allowance=float(np.broadcast_to(allowed, off.shape)[index]),
+        inside=not differing,
+        allowance=float(np.broadcast_to(allowed, theirs.shape)[index]),
         error=error,
         worst=Worst(index, float(mine[index]), float(theirs[index]), error),
-        differing=0 if inside else int((excess > limit).sum()),
-        size=int(off.size),
+        differing=differing,
+        size=int(theirs.size),
         nonfinite=odd is not None and bool(odd.any()),
         **facts,  # type: ignore[arg-type]
     )
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _worst(mine: Array, theirs: Array, allowed: Array) -> tuple[int, float, int] | None:
+    """Return where the first of the worst lies, its error, and how many lie outside.
+
+    None where a difference is not finite.
+    """
+    # one allowance for all: the worst is the largest, and nothing need be divided
+    one = allowed.size == 1
+    limit = float(allowed.reshape(())) if one else 1.0
+    by_rows = not one and len(allowed) > 1
+    at, error, most, differing, start = 0, 0.0, -1.0, 0, 0
+    for part in _blocks(theirs):
+        off, peak = _gap(mine[part], theirs[part])
+        if not np.isfinite(peak):
+            return None
+        excess = off if one else np.asarray(off / (allowed[part] if by_rows else allowed))
+        top = peak if one else float(excess.max())
+        if top > most:
+            flat = int(np.argmax(excess))
+            at, error, most = start + flat, float(off.flat[flat]), top
+        if top > limit:
+            differing += int(np.count_nonzero(excess > limit))
+        start += off.size
+    return at, error, differing
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _worst_of_odd(mine: Array, theirs: Array, allowed: Array, odd: Array) -> tuple[int, float, int]:
+    """Return what :func:`_worst` does where some differ, in ``odd``, as no number does."""
+    off = differences(mine, theirs)
+    excess = np.asarray(off / allowed)
+    excess[np.isnan(excess)] = 0.0  # both infinite
+    excess[odd] = np.inf
+    flat = int(np.argmax(excess))
+    error = float("inf") if odd.flat[flat] else float(off.flat[flat])
+    return flat, error, int(np.count_nonzero(excess > 1.0))
 
 
 def shrink_ratio(
@@ -235,8 +310,7 @@ def shrink_ratio(
     """Return err64 / err32: about 2**-29 for rounding, near 1 for a fault; None if unknown."""
     if mine32 is None or ref32 is None or mine32.shape != ref32.shape:
         return None
-    error64 = largest(differences(mine64, ref64))
-    error32 = largest(differences(mine32, ref32))
+    error64, error32 = farthest(mine64, ref64), farthest(mine32, ref32)
     floor = EPS32 * largest(ref32)
     return error64 / max(error32, floor, TINY32)
 

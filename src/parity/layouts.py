@@ -8,7 +8,7 @@ from parity.draws import Draw
 from parity.examination import Examination
 from parity.findings import Verdict
 from parity.judged import Judged
-from parity.ladder import differences, judge64, largest, response
+from parity.ladder import farthest, judge64
 from parity.outcomes import Array, LayerError, Outcome
 from parity.pair import Pair
 from parity.subjects import PlainRunner
@@ -28,7 +28,7 @@ def layouts(exam: Examination, small: tuple[tuple[int, ...], ...] | None) -> Non
     try:
         draw = pair.draw(pair.options.seed, True, "generic", small)
         theirs = pair.theirs(draw)
-        noise = pair.perturbed(draw, "float64", 2)
+        noise = pair.noise(draw, theirs.quantities, 2)
         plain = pair.mine(draw).quantities
     except LayerError:
         return
@@ -59,12 +59,11 @@ def layouts(exam: Examination, small: tuple[tuple[int, ...], ...] | None) -> Non
         for quantity, ref, own in pair.partners(theirs, mine):
             if ref is None or own is None or own.shape != ref.shape or ref.dtype.kind != "f":
                 continue
-            moved = response(ref, [a for r in noise if (a := r.get(quantity)) is not None])
-            judged = judge64(own, ref, moved)
+            judged = judge64(own, ref, noise[quantity])
             already = any(f.quantity == quantity and f.failed for f in exam.findings)
             if not judged.inside and not judged.undecided and not already:
                 usual = plain.get(quantity)
-                error = largest(differences(usual, ref)) if usual is not None else 0.0
+                error = farthest(usual, ref) if usual is not None else 0.0
                 if judged.error < GAP * max(error, judged.allowance):
                     continue  # another order of summation, no more
                 text = f"differs for {name} arrays, not for contiguous ones"

@@ -12,7 +12,7 @@ from parity.ends import bounded, sentinel, unasked
 from parity.examination import Examination
 from parity.findings import FAILING, Verdict
 from parity.judged import Judged
-from parity.ladder import EPS32, differences, largest, same_bits
+from parity.ladder import EPS32, farthest, largest, same_bits
 from parity.layouts import layouts
 from parity.outcomes import LayerError, Outcome
 from parity.pair import Pair
@@ -115,7 +115,7 @@ def _agree(wide: Outcome, narrow: Outcome) -> bool:
         other = narrow.quantities[name]
         if array is None or other is None or array.dtype.kind != "f":
             continue
-        if largest(differences(other, array)) > 64 * EPS32 * largest(array):
+        if farthest(other, array) > 64 * EPS32 * largest(array):
             return False
     return True
 
@@ -209,7 +209,7 @@ def _try(
         return True
     try:
         draw = pair.draw(seed, training, label, shapes)
-        pair.theirs(draw)
+        theirs = pair.theirs(draw)
     except LayerError:
         _both_refuse(exam, name, seed, training, label, shapes)
         return True
@@ -217,9 +217,9 @@ def _try(
         if exam.float32_only:
             found = [j for j in pair.float32(draw) if j.verdict is not Verdict.INACCURATE]
         elif label == ENDS:
-            found = _at_ends(pair, draw)
+            found = _at_ends(pair, draw, theirs)
         else:
-            found = pair.float64(draw, count=3 if label == "magnitudes" else 2)
+            found = pair.float64(draw, count=3 if label == "magnitudes" else 2, theirs=theirs)
     except LayerError as failure:
         exam.not_covered.append(f"{name}: only mine refuses it ({failure})")
         return False
@@ -237,9 +237,9 @@ def _try(
     return True
 
 
-def _at_ends(pair: Pair, draw: Draw) -> list[Judged]:
+def _at_ends(pair: Pair, draw: Draw, theirs: Outcome) -> list[Judged]:
     """Judge a draw whose inputs stand at the ends of their domain, where none may be moved."""
-    mine, theirs = pair.mine(draw), pair.theirs(draw)
+    mine = pair.mine(draw)
     mine.quantities = unasked(mine.quantities, theirs.quantities)
     return pair.float64(draw, mine, count=2, pinned=True, theirs=theirs)
 

@@ -99,14 +99,15 @@ def _settled(pair: Pair, found: list[Judged], seed: int, training: bool) -> list
 
 def _float32(exam: Examination, draw: Draw, theirs: Outcome) -> None:
     pair = exam.pair
-    narrow = pair.mine(draw.rounded(np.float32), "float32")
+    rounded = draw.rounded(np.float32)
+    narrow = pair.mine(rounded, "float32")
     mode = "train" if draw.training else "eval"
     errors64 = {
         f.quantity: float(f.evidence.get("error", 0.0))
         for f in exam.findings
         if f.dtype == "float64" and f.seed == draw.seed and f.evidence.get("mode") == mode
     }
-    found = pair.float32(draw, errors64=errors64, mine=narrow)
+    found = pair.float32(rounded, errors64=errors64, mine=narrow)
     wrong64 = {f.quantity for f in exam.findings if f.verdict is Verdict.MISMATCH}
     suspicious = [
         j
@@ -145,13 +146,13 @@ def _near_kink(pair: Pair, draw: Draw, names: set[str]) -> bool:
         for _ in range(3):
             moved = moved.nudged(rng, np.float32)
         wide.append(pair.theirs(moved).quantities)
-    close = pair.perturbed(draw, "float64", 3)
+    close = pair.noise(draw, theirs, 3)
     for name in names:
         ref = theirs.get(name)
         if ref is None or ref.dtype.kind != "f":
             continue
         far = largest(response(ref, [a for r in wide if (a := r.get(name)) is not None]))
-        near = largest(response(ref, [a for r in close if (a := r.get(name)) is not None]))
+        near = largest(close[name])
         if far > 64 * 2.0**29 * (near + EPS64 * largest(ref)):
             return True
     return False

@@ -95,7 +95,9 @@ class PlainRunner:
         fits = isinstance(current, np.ndarray) and current.shape == array.shape
         if fits and current.flags.writeable and current.dtype == array.dtype:
             current[...] = array
-            if alike(getattr(self.layer, kind)[name], array):
+            held = getattr(self.layer, kind)[name]
+            plain = type(current) is np.ndarray  # what is written into one is what it holds
+            if (plain and held is current) or alike(held, array):
                 return
         try:
             store[name] = array.copy()
@@ -327,7 +329,6 @@ def run(
     runner.mode(draw.training)
     runner.zero_grad()
     inputs = tuple(cast(array, dtype) for array in draw.inputs)
-    kept = tuple(array.copy() for array in inputs)
     outcome = Outcome(())
     raw = guarded("forward", outcome, runner.forward, *inputs)
     outputs = as_arrays(raw, "forward")
@@ -348,8 +349,8 @@ def run(
         backward(runner, draw, outcome, dtype, names)
     for name, array in buffers_of(runner, draw, names).items():
         outcome.quantities[f"buffer_{name}"] = np.array(array)
-    for i, (given, before) in enumerate(zip(inputs, kept, strict=True)):
-        if not alike(given, before):
+    for i, (given, before) in enumerate(zip(inputs, draw.inputs, strict=True)):
+        if not _kept(given, before):
             outcome.remarks.append(("input_modified", f"input {i} was changed by the layer"))
     return outcome
 
@@ -361,17 +362,17 @@ def _arrays(count: int) -> str:
 @_contained
 def backward(runner: Runner, draw: Draw, outcome: Outcome, dtype: str, names: NameMap) -> None:
     """Run the backward pass of ``draw`` and add its gradients to ``outcome``."""
-    upstream = []
+    upstream, drawn = [], []
     for output, g in zip(outcome.outputs, draw.upstream, strict=False):
         if g is None:
             continue
-        g = np.asarray(cast(g, dtype))
         if g.size != output.size:
             text = f"the output has shape {output.shape}, torch's is {g.shape}"
             raise LayerError(text, "shape")
+        drawn.append(g.reshape(output.shape))
+        g = np.asarray(cast(g, dtype))
         # a mean over the batch is a scalar: hand back the kind of thing that came out
         upstream.append(g.reshape(output.shape) if output.ndim else g.dtype.type(g.reshape(())))
-    kept = [np.array(g) for g in upstream]
     raw = guarded("backward", outcome, runner.backward, *upstream)
     grads = [] if raw is None else list(raw) if isinstance(raw, (tuple, list)) else [raw]
     outcome.returned = len(grads)
@@ -388,7 +389,7 @@ def backward(runner: Runner, draw: Draw, outcome: Outcome, dtype: str, names: Na
             if array is None
             else np.array(names.to_theirs(theirs, as_array(array, "backward")))
         )
-    if not all(map(alike, upstream, kept)):
+    if not all(map(_kept, upstream, drawn)):
         outcome.remarks.append(("upstream_modified", "the upstream gradient was changed"))
     wide = [
         f"{name} is {array.dtype}"
@@ -506,7 +507,13 @@ def _observe_outputs(
             outcome.remarks.append(("view_of_input", f"{label} is a view of the input"))
 
 
-def cast(array: Array, dtype: str) -> Array:
+def _kept(given: Any, drawn: Array) -> bool:
+    """Whether an array that was handed out still holds what was drawn."""
+    given = np.asarray(given)
+    return alike(given, drawn if given.dtype == drawn.dtype else cast(drawn, given.dtype))
+
+
+def cast(array: Array, dtype: Any) -> Array:
     """Return a fresh floating array in ``dtype``; integers are copied as they are."""
     if array.dtype.kind != "f":
         return array.copy()

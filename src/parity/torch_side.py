@@ -24,7 +24,10 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-FLOATS = {"float64": np.dtype(np.float64), "float32": np.dtype(np.float32)}  # NumPy's
+FLOATS: dict[str, np.dtype[Any]] = {  # NumPy's
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+}
 
 
 class _SharedMask(nn.Module):
@@ -178,20 +181,20 @@ class TorchSide:
         module: nn.Module | None = None,
         between: Sequence[Array] | None = None,
         strided: bool = False,
+        once: bool = False,
     ) -> Outcome:
         """Run forward and backward on ``draw`` in ``dtype``.
 
         ``between`` are the inputs of another forward pass that comes between the two; ``strided``
-        hands over tensors of which every second number in memory counts.
-
-
-        Raises LayerError, with the phase, where the module refuses.
+        hands over tensors of which every second number in memory counts; ``once`` says that nobody
+        else has the floating arrays of ``draw``, and that the outcome is read before the next run:
+        then neither is copied. Raises LayerError, with the phase, where the module refuses.
         """
         module = self.copy(dtype) if module is None else module
         sizes = [array.size for array in (*draw.inputs, *draw.params.values())]
         self.work += 1.0 + sum(sizes) / LARGE
-        self._load(module, draw, dtype)
-        inputs = [self._tensor(array, dtype) for array in draw.inputs]
+        self._load(module, draw)
+        inputs = [self._tensor(array, dtype, once) for array in draw.inputs]
         if strided:
             inputs = [_strided(tensor) for tensor in inputs]
         for tensor in inputs:
@@ -207,8 +210,8 @@ class TorchSide:
                 raise LayerError(_first_line(error), "forward") from error
             if between is not None:
                 _call(module, [self._tensor(array, dtype) for array in between])
-            quantities, touched = self._quantities(module, draw, inputs, outputs, strided)
-        arrays = tuple(_numpy(output) for output in outputs)
+            quantities, touched = self._quantities(module, draw, inputs, outputs, strided, once)
+        arrays = tuple(_numpy(output, once) for output in outputs)
         outcome = Outcome(arrays, dict(zip(forward_names(len(arrays)), arrays, strict=True)))
         outcome.quantities.update(quantities)
         if any(_shares(output, tensor) for output in outputs for tensor in inputs):
@@ -224,6 +227,7 @@ class TorchSide:
         inputs: list[torch.Tensor],
         outputs: list[torch.Tensor],
         strided: bool,
+        once: bool,
     ) -> tuple[dict[str, Array | None], bool]:
         """Return gradients and buffers, and whether backward wrote to what it was handed."""
         targets = {f"grad_input{i}": t for i, t in enumerate(inputs) if t.requires_grad}
@@ -234,7 +238,7 @@ class TorchSide:
                 text = f"the output has shape {tuple(output.shape)}, torch's is {g.shape}"
                 raise LayerError(text, "shape")
         pairs = [
-            (output, self._tensor(g, _name(output.dtype)).reshape(output.shape))
+            (output, self._tensor(g, _name(output.dtype), once).reshape(output.shape))
             for output, g in zip(outputs, draw.upstream, strict=False)
             if g is not None and output.requires_grad
         ]
@@ -255,25 +259,25 @@ class TorchSide:
                     raise LayerError(_first_line(error), "backward") from error
                 grads = (None,) * len(targets)
             found = {
-                name: None if g is None else _numpy(g)
+                name: None if g is None else _numpy(g, once)
                 for name, g in zip(targets, grads, strict=True)
             }
         for name, buffer in module.named_buffers():
-            found[f"buffer_{name}"] = _numpy(buffer)
+            found[f"buffer_{name}"] = _numpy(buffer, once)
         touched = any(
             not alike(_numpy(g), _numpy(before))
             for (_, g), before in zip(pairs, kept, strict=False)
         )
         return found, touched
 
-    def _load(self, module: nn.Module, draw: Draw, dtype: str) -> None:
+    def _load(self, module: nn.Module, draw: Draw) -> None:
         with torch.no_grad():
             for name, parameter in module.named_parameters():
                 if name in draw.params:
-                    parameter.copy_(self._tensor(draw.params[name], dtype))
+                    parameter.copy_(_lent(draw.params[name]))
             for name, buffer in module.named_buffers():
                 if name in draw.buffers:
-                    buffer.copy_(torch.from_numpy(np.array(draw.buffers[name])))
+                    buffer.copy_(_lent(draw.buffers[name]))
         module.train(draw.training)
         masked = [child for child in module.modules() if isinstance(child, _SharedMask)]
         for child, mask in zip(masked, draw.masks, strict=False):
@@ -281,14 +285,26 @@ class TorchSide:
         for child in masked[len(draw.masks) :]:
             child.keep = None
 
-    def _tensor(self, array: Array, dtype: str) -> torch.Tensor:
+    def _tensor(self, array: Array, dtype: str, once: bool = False) -> torch.Tensor:
         """Return the array as a tensor of its own: the module may write into it."""
-        array = np.asarray(array, order="C")
-        if array.dtype.kind == "f" and array.dtype != FLOATS.get(dtype) and array.flags.writeable:
-            return torch.from_numpy(array).to(device=self.device, dtype=DTYPES[dtype])
-        tensor = torch.from_numpy(array.copy())
-        wanted = DTYPES[dtype] if tensor.is_floating_point() else tensor.dtype
-        return tensor.to(device=self.device, dtype=wanted)
+        array = np.asarray(array)
+        floating = array.dtype.kind == "f"
+        # NumPy casts and copies into large pages, torch into thousands of small ones
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            own = array.astype(
+                FLOATS.get(dtype, array.dtype) if floating else array.dtype,
+                order="C",
+                copy=not (once and floating),
+            )
+        # a dtype that NumPy does not have is left to torch
+        wanted = DTYPES[dtype] if floating else None
+        return torch.from_numpy(own).to(device=self.device, dtype=wanted)
+
+
+def _lent(array: Array) -> torch.Tensor:
+    """Return a tensor to be read at once, in the array's own memory where torch takes that."""
+    array = np.asarray(array, order="C")
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _strided(tensor: torch.Tensor) -> torch.Tensor:
@@ -339,13 +355,14 @@ def _share_masks(module: nn.Module) -> nn.Module:
     return module
 
 
-def _numpy(tensor: torch.Tensor) -> Array:
+def _numpy(tensor: torch.Tensor, once: bool = False) -> Array:
     tensor = tensor.detach().cpu()
     if tensor.dtype in (torch.bfloat16, torch.float16):
         tensor = tensor.to(torch.float32)
     if tensor.is_sparse:
         tensor = tensor.to_dense()
-    return np.array(tensor.resolve_conj().numpy())
+    array = tensor.resolve_conj().numpy()
+    return array if once else np.array(array)
 
 
 def _shares(output: torch.Tensor, tensor: torch.Tensor) -> bool:

@@ -40,7 +40,7 @@ def show(bundle: Bundle, theirs: Any = None) -> Report:
     exam = Examination(pair)
     try:
         if bundle.data["draw"].get("narrow"):
-            exam.add_all(pair.float32(draw, mine=mine.outcome))
+            exam.add_all(pair.float32(draw.rounded("float32"), mine=mine.outcome))
         else:
             exam.add_all(pair.float64(draw, mine.outcome, pinned=draw.label == "integers"))
     except LayerError as error:

@@ -14,7 +14,7 @@ from parity.draws import Draw
 from parity.elements import saturation
 from parity.ends import LABEL as ENDS
 from parity.judged import channel_axis
-from parity.ladder import EPS64, SAFETY64, TINY64, differences, judge64, largest, response
+from parity.ladder import EPS64, SAFETY64, TINY64, farthest, judge64, largest, response
 from parity.outcomes import Array
 from parity.pair import Pair
 
@@ -141,7 +141,7 @@ class Trial:
         finite = np.isfinite(predicted)
         if not np.array_equal(finite, np.isfinite(own)):
             return False
-        off = largest(differences(own, predicted))
+        off = farthest(own, predicted)
         # what a parameter held away from 0 may vanish without it: its rounding is that of torch's
         ref = self.theirs.get(name)
         usual = largest(ref) if ref is not None and ref.dtype.kind == "f" else 0.0

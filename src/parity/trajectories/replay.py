@@ -45,7 +45,7 @@ class Replay:
         ``forced`` starts every step from the hand-written side's own parameters.
         """
         module = copy.deepcopy(self.plan.reference.copy("float64"))
-        self.plan.reference._load(module, self.start, "float64")
+        self.plan.reference._load(module, self.start)
         optimizer, scheduler = self._made(module)
         named = dict(module.named_parameters())
         for group in optimizer.param_groups:
