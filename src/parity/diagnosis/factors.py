@@ -285,9 +285,8 @@ def factor_readings(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
     ks = measured(trials, name)
     if ks is None:
         return
-    at = next(i for i, k in enumerate(ks) if not math.isnan(k) and trials[i].differs(name)) if any(
-        trial.differs(name) for trial in trials
-    ) else 0  # fmt: skip
+    differing = (i for i, k in enumerate(ks) if not math.isnan(k) and trials[i].differs(name))
+    at = next(differing, 0)
     if ks[at] == 1 or math.isnan(ks[at]):
         return
     for factors, value in matching(trials, ks):
