@@ -192,7 +192,7 @@ def _steps(exam: Examination) -> None:
     walks = _Walks(pair, shared)
     for k, (own, ref) in enumerate(zip(mine, theirs, strict=True), 1):
         if k > 1 and not _finite(ref):  # inf or NaN is then a matter of the order of summation
-            exam.not_covered.append(f"steps from the pass {k} on: torch's own numbers overflow")
+            exam.not_covered.append(f"steps from pass {k} on: torch's own numbers overflow")
             return
         judged = _judge_step(pair, own, ref, [run[k - 1] for run in moved], shared[k - 1])
         for item in judged:
