@@ -343,3 +343,69 @@ def test_draws_are_in_c_order_and_other_layouts_have_a_name():
     report = parity.check(Flatten(), nn.Flatten(), (3, 4, 5))
     assert [f.cause.name for f in report.failures] == ["memory_layout"]
     assert report.cause.sentence == "differs for Fortran-ordered arrays, not for contiguous ones"
+
+
+# ---- sizes: named where one axis decides, and nowhere else ---------------------------------------
+
+
+class Sized(nn.Module):
+    """The identity, but for inputs whose shape is a wrong one."""
+
+    def __init__(self, wrong):
+        super().__init__()
+        self.wrong = wrong
+
+    def forward(self, x):
+        return x * (1.0 + 0.1 * torch.sin(x)) if self.wrong(x) else x * 1.0
+
+
+def hint_of(wrong, shape):
+    report = parity.check(Sized(wrong), nn.Identity(), shape, rungs=["float64", "probes"])
+    hints = [f.evidence.get("hint", "") for f in report.failures if f.quantity == "forward"]
+    assert hints, report
+    return hints[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shape", "words"),
+    [
+        (lambda x: x.shape[2] % 2 or x.shape[3] % 2, (2, 3, 6, 6),
+         "only for a size of axis 2 or 3 that is odd"),
+        (lambda x: x.shape[2] % 2, (2, 3, 6, 6), "only for a size of axis 2 that is odd"),
+        (lambda x: x.shape[0] < 4, (8, 5), "only for a batch of at most 3 (right from "),
+        (lambda x: x.shape[0] == 1, (8, 5), "only for a batch of at most 1 (right from 2)"),
+        (lambda x: x.shape[0] > 8, (8, 5), "only for a batch of at least 9 (right up to 8)"),
+    ],
+    ids=["odd", "odd-rows", "small-batch", "one", "large-batch"],
+)  # fmt: skip
+def test_the_axis_that_decides_is_named(wrong, shape, words):
+    assert words in hint_of(wrong, shape)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shape"),
+    [
+        (lambda x: x.shape[2] != x.shape[3], (2, 3, 6, 6)),  # two axes together
+        (lambda x: bool(x.abs().max() > 2.4), (8, 5)),  # a value, which large arrays rather hold
+        (lambda x: x.shape[0] % 3 == 1, (8, 5)),
+    ],
+    ids=["not-square", "values", "thirds"],
+)
+def test_no_axis_is_blamed_that_does_not_decide(wrong, shape):
+    told = hint_of(wrong, shape)
+    assert "batch" not in told
+    assert "axis" not in told
+
+
+def test_a_clipped_softmax_is_no_matter_of_the_batch():
+    class Softmax:
+        def forward(self, x):
+            e = np.exp(x - x.max(1, keepdims=True))
+            self.y = np.clip(e / e.sum(1, keepdims=True), 1e-12, 1)
+            return self.y
+
+        def backward(self, g):
+            return self.y * (g - (g * self.y).sum(1, keepdims=True))
+
+    report = parity.check(Softmax(), nn.Softmax(dim=1), (8, 5))
+    assert "batch" not in "".join(f.evidence.get("hint", "") for f in report.failures)
