@@ -409,3 +409,45 @@ def test_a_clipped_softmax_is_no_matter_of_the_batch():
 
     report = parity.check(Softmax(), nn.Softmax(dim=1), (8, 5))
     assert "batch" not in "".join(f.evidence.get("hint", "") for f in report.failures)
+
+
+# ---- the advice fits what was done ---------------------------------------------------------------
+
+
+def test_a_logarithm_of_softmax_is_not_told_to_subtract_the_maximum():
+    class LogOfSoftmax:
+        def forward(self, x):
+            e = np.exp(x - x.max(1, keepdims=True))
+            self.p = e / e.sum(1, keepdims=True)
+            return np.log(self.p)
+
+        def backward(self, g):
+            return g - self.p * g.sum(1, keepdims=True)
+
+    class Naive(LogOfSoftmax):
+        def forward(self, x):
+            self.p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+            return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+    cause = parity.check(LogOfSoftmax(), nn.LogSoftmax(1), (8, 5)).cause
+    assert cause.name == "overflow"  # of what a number can hold: one name for both ends
+    assert "takes the logarithm of what underflows to 0" in cause.sentence
+    cause = parity.check(Naive(), nn.LogSoftmax(1), (8, 5)).cause
+    assert cause.name == "overflow"
+    assert "subtract the maximum" in cause.sentence
+
+
+@pytest.mark.parametrize("width", [4, 3])
+def test_a_missing_scale_between_two_inputs_is_not_laid_to_one_of_them(width):
+    def scores(q, k):
+        return torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1)
+
+    class Unscaled(nn.Module):
+        def forward(self, q, k):
+            return torch.softmax(q @ k.transpose(-1, -2), -1)
+
+    report = parity.check(Unscaled(), scores, (2, 5, width), (2, 5, width))
+    assert report.cause.name == "scale_missing"
+    assert report.cause.sentence == (
+        "the product of inputs 0 and 1 is √d times torch's, d the size of the last axis"
+    )
