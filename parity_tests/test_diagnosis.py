@@ -343,3 +343,111 @@ def test_draws_are_in_c_order_and_other_layouts_have_a_name():
     report = parity.check(Flatten(), nn.Flatten(), (3, 4, 5))
     assert [f.cause.name for f in report.failures] == ["memory_layout"]
     assert report.cause.sentence == "differs for Fortran-ordered arrays, not for contiguous ones"
+
+
+# ---- sizes: named where one axis decides, and nowhere else ---------------------------------------
+
+
+class Sized(nn.Module):
+    """The identity, but for inputs whose shape is a wrong one."""
+
+    def __init__(self, wrong):
+        super().__init__()
+        self.wrong = wrong
+
+    def forward(self, x):
+        return x * (1.0 + 0.1 * torch.sin(x)) if self.wrong(x) else x * 1.0
+
+
+def hint_of(wrong, shape):
+    report = parity.check(Sized(wrong), nn.Identity(), shape, rungs=["float64", "probes"])
+    hints = [f.evidence.get("hint", "") for f in report.failures if f.quantity == "forward"]
+    assert hints, report
+    return hints[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shape", "words"),
+    [
+        (lambda x: x.shape[2] % 2 or x.shape[3] % 2, (2, 3, 6, 6),
+         "only for a size of axis 2 or 3 that is odd"),
+        (lambda x: x.shape[2] % 2, (2, 3, 6, 6), "only for a size of axis 2 that is odd"),
+        (lambda x: x.shape[0] < 4, (8, 5), "only for a batch of at most 3 (right from "),
+        (lambda x: x.shape[0] == 1, (8, 5), "only for a batch of at most 1 (right from 2)"),
+        (lambda x: x.shape[0] > 8, (8, 5), "only for a batch of at least 9 (right up to 8)"),
+    ],
+    ids=["odd", "odd-rows", "small-batch", "one", "large-batch"],
+)  # fmt: skip
+def test_the_axis_that_decides_is_named(wrong, shape, words):
+    assert words in hint_of(wrong, shape)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shape"),
+    [
+        (lambda x: x.shape[2] != x.shape[3], (2, 3, 6, 6)),  # two axes together
+        (lambda x: bool(x.abs().max() > 2.4), (8, 5)),  # a value, which large arrays rather hold
+        (lambda x: x.shape[0] % 3 == 1, (8, 5)),
+    ],
+    ids=["not-square", "values", "thirds"],
+)
+def test_no_axis_is_blamed_that_does_not_decide(wrong, shape):
+    told = hint_of(wrong, shape)
+    assert "batch" not in told
+    assert "axis" not in told
+
+
+def test_a_clipped_softmax_is_no_matter_of_the_batch():
+    class Softmax:
+        def forward(self, x):
+            e = np.exp(x - x.max(1, keepdims=True))
+            self.y = np.clip(e / e.sum(1, keepdims=True), 1e-12, 1)
+            return self.y
+
+        def backward(self, g):
+            return self.y * (g - (g * self.y).sum(1, keepdims=True))
+
+    report = parity.check(Softmax(), nn.Softmax(dim=1), (8, 5))
+    assert "batch" not in "".join(f.evidence.get("hint", "") for f in report.failures)
+
+
+# ---- the advice fits what was done ---------------------------------------------------------------
+
+
+def test_a_logarithm_of_softmax_is_not_told_to_subtract_the_maximum():
+    class LogOfSoftmax:
+        def forward(self, x):
+            e = np.exp(x - x.max(1, keepdims=True))
+            self.p = e / e.sum(1, keepdims=True)
+            return np.log(self.p)
+
+        def backward(self, g):
+            return g - self.p * g.sum(1, keepdims=True)
+
+    class Naive(LogOfSoftmax):
+        def forward(self, x):
+            self.p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+            return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+    cause = parity.check(LogOfSoftmax(), nn.LogSoftmax(1), (8, 5)).cause
+    assert cause.name == "overflow"  # of what a number can hold: one name for both ends
+    assert "takes the logarithm of what underflows to 0" in cause.sentence
+    cause = parity.check(Naive(), nn.LogSoftmax(1), (8, 5)).cause
+    assert cause.name == "overflow"
+    assert "subtract the maximum" in cause.sentence
+
+
+@pytest.mark.parametrize("width", [4, 3])
+def test_a_missing_scale_between_two_inputs_is_not_laid_to_one_of_them(width):
+    def scores(q, k):
+        return torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1)
+
+    class Unscaled(nn.Module):
+        def forward(self, q, k):
+            return torch.softmax(q @ k.transpose(-1, -2), -1)
+
+    report = parity.check(Unscaled(), scores, (2, 5, width), (2, 5, width))
+    assert report.cause.name == "scale_missing"
+    assert report.cause.sentence == (
+        "the product of inputs 0 and 1 is √d times torch's, d the size of the last axis"
+    )

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+import impl
 import parity
 
 RNG = np.random.default_rng(7)
@@ -374,3 +375,124 @@ def test_rate_inside_the_buffer_shows_in_the_steps_once_the_rate_changes():
     )
     assert not report.passed
     assert any(f.step == 5 for f in report.of("trajectory")), report
+
+
+# ---- steps of another length ---------------------------------------------------------------------
+
+
+class Clipped(torch.optim.SGD):
+    """torch's SGD with the clipping inside its step."""
+
+    def step(self, closure=None):
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, 0.1)
+        return super().step(closure)
+
+
+class Tripling(torch.optim.SGD):
+    """torch's SGD with something else inside its step."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = 3 * p.grad.abs()
+        return super().step(closure)
+
+
+class Around:
+    """An optimizer around torch's, which is no class of torch's: it clips."""
+
+    def __init__(self, params):
+        self.held = list(params)
+        self.inner = torch.optim.SGD(self.held, lr=0.1)
+        self.param_groups, self.state = self.inner.param_groups, self.inner.state
+
+    def step(self):
+        torch.nn.utils.clip_grad_norm_(self.held, 0.1)
+        self.inner.step()
+
+    def zero_grad(self):
+        self.inner.zero_grad()
+
+
+class Fading(impl.SGD):
+    """A rate that falls from step to step, with no schedule on either side."""
+
+    def step(self):
+        super().step()
+        self.lr = self.lr / 1.3
+
+
+class Partly(impl.SGD):
+    """Its step leaves out the bias."""
+
+    def step(self):
+        before = self.model.params["bias"].copy()
+        super().step()
+        self.model.params["bias"][...] = before
+
+
+def linear_run(mine, theirs, **options):
+    rng = np.random.default_rng(0)
+    batches = [(rng.standard_normal((8, 4)), rng.standard_normal((8, 3))) for _ in range(4)]
+    return parity.check_training(
+        impl.Linear(4, 3), torch.nn.Linear(4, 3), loss=(impl.MSELoss(), torch.nn.MSELoss()),
+        optimizer=(mine, theirs), batches=batches, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "name", "words"),
+    [
+        (impl.SGD, lambda p: Clipped(p, lr=0.1), "gradients_clipped",
+         "torch's gradients are clipped to the norm 0.1 before the step, mine are not"),
+        (impl.SGD, lambda p: Clipped(p, lr=0.1, momentum=0.9), "gradients_clipped",
+         "torch's gradients are clipped to the norm 0.1 before the step, mine are not"),
+        (impl.SGD, Around, "gradients_clipped",
+         "torch's gradients are clipped to the norm 0.1 before the step, mine are not"),
+        (impl.SGD, lambda p: Tripling(p, lr=0.1), "plain_step",
+         "torch's optimizer (Tripling) does more in its step than SGD, mine not"),
+        (Fading, lambda p: torch.optim.SGD(p, lr=0.1), "step_scaled",
+         "the step is 0.769231 × torch's at step 2, for all parameters alike, and by other "
+         "factors at other steps"),
+        (Partly, lambda p: torch.optim.SGD(p, lr=0.1), "parameters_not_updated",
+         "bias: the optimizer never updates it"),
+    ],
+)  # fmt: skip
+def test_a_step_of_another_length_is_no_schedule(mine, theirs, name, words):
+    momentum = theirs(torch.nn.Linear(4, 3).parameters()).param_groups[0]["momentum"]
+    report = linear_run(lambda model: mine(model, lr=0.1, momentum=momentum), theirs)
+    assert (report.cause.name, report.cause.sentence) == (name, words)
+
+
+def test_a_rate_that_no_step_tells_from_clipping_is_not_called_clipping():
+    report = linear_run(
+        lambda model: impl.SGD(model, lr=0.05), lambda p: torch.optim.SGD(p, lr=0.1)
+    )
+    assert report.cause.name == "wrong_lr"
+
+
+class Adamax:
+    """Adamax that adds eps when it divides, torch before it takes the maximum."""
+
+    def __init__(self, model):
+        self.model, self.t = model, 0
+        self.state = {n: {"exp_avg": 0 * p, "exp_inf": 0 * p} for n, p in model.params.items()}
+
+    def zero_grad(self):
+        self.model.zero_grad()
+
+    def step(self):
+        self.t += 1
+        for name, param in self.model.params.items():
+            g, held = self.model.grads[name], self.state[name]
+            held["exp_avg"] = 0.9 * held["exp_avg"] + 0.1 * g
+            held["exp_inf"] = np.maximum(0.999 * held["exp_inf"], np.abs(g))
+            rate = 0.01 / (1 - 0.9**self.t)
+            param -= rate * held["exp_avg"] / (held["exp_inf"] + 1e-8)
+
+
+def test_a_candidate_is_never_torchs_own():
+    report = linear_run(Adamax, lambda p: torch.optim.Adamax(p, lr=0.01))
+    assert not report.passed
+    assert report.cause is None, report

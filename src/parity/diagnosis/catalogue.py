@@ -20,6 +20,7 @@ from parity.diagnosis import (
     variants_losses,
     variants_norm,
     variants_other,
+    variants_others,
     variants_pool,
 )
 from parity.diagnosis.registry import HYPOTHESES, LATE, READINGS, Hypothesis
@@ -52,7 +53,7 @@ def _place(maker: Callable[..., Any]) -> int:
 for registry in (HYPOTHESES, LATE, READINGS):
     registry.sort(key=_place)
 # they register changed layers
-VARIED = (variants_conv, variants_pool, variants_functions, variants_losses)
+VARIED = (variants_conv, variants_pool, variants_functions, variants_losses, variants_others)
 
 
 def early(pair: Pair) -> Iterator[Hypothesis]:

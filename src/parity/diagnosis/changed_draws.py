@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import combinations, permutations
 from typing import Any
@@ -255,13 +256,56 @@ def _at_output(trial: Trial) -> Quantities | None:
 @late_hypotheses
 def changed_inputs(pair: Pair) -> Iterator[Hypothesis]:
     """An input in another order, sign or layout than torch reads it."""
+    joint = _products(pair)
+    for i, j in joint:
+        yield from _scaled_products(i, j)
+    entered = {place for places in joint for place in places}
     for i, spec in enumerate(pair.specs):
         if spec.integral or not spec.shape:
             continue
         for cause, text, change, back in _input_changes(len(spec.shape)):
+            if cause == "input_scaled" and i in entered:
+                continue  # which of the two is scaled nobody can tell
             yield Hypothesis(
                 cause, f"input {i} is taken {text}", partial(_changed_input, i, change, back)
             )
+
+
+def _products(pair: Pair) -> list[tuple[int, int]]:
+    """Return the pairs of inputs that enter by their product: a factor may stand at either."""
+    floating = [i for i, spec in enumerate(pair.specs) if not spec.integral and spec.shape]
+    if len(floating) < 2:
+        return []
+    draw = pair.draw(pair.options.seed)
+
+    def doubled(i: int) -> Array:
+        inputs = [2.0 * a if place == i else a for place, a in enumerate(draw.inputs)]
+        return pair.theirs(replace(draw, inputs=tuple(inputs), upstream=())).outputs[0]
+
+    made = {i: doubled(i) for i in floating}
+    return [
+        (i, j)
+        for i, j in combinations(floating, 2)
+        if made[i].size and np.allclose(made[i], made[j], rtol=1e-9, atol=0.0)
+    ]
+
+
+def _scaled_products(i: int, j: int) -> Iterator[Hypothesis]:
+    """Yield the product of two inputs without torch's factor, or with another one."""
+    both = f"the product of inputs {i} and {j}"
+    for cause, text, factor in (
+        ("scale_missing", f"{both} is √d times torch's, d the size of the last axis",
+         lambda a: float(np.sqrt(a.shape[-1]))),
+        ("scale_applied_twice", f"{both} is 1/√d times torch's, d the size of the last axis",
+         lambda a: 1 / float(np.sqrt(a.shape[-1]))),
+        ("product_scaled", f"{both} is taken doubled", lambda a: 2.0),
+        ("product_scaled", f"{both} is taken halved", lambda a: 0.5),
+    ):  # fmt: skip
+
+        def scaled(a: Array, factor: Callable[[Array], float] = factor) -> Array:
+            return factor(a) * a
+
+        yield Hypothesis(cause, text, partial(_changed_input, i, scaled, scaled))
 
 
 def _changed_input(i: int, change: Change, back: Change | None, trial: Trial) -> Quantities | None:

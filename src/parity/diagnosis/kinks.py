@@ -15,6 +15,7 @@ from parity.outcomes import Array
 from parity.pair import Pair
 
 NUDGE = 2.0**-40  # moves an integer off a kink, and a piecewise linear function not at all
+EXP_ENDS = 709.0  # beyond it exp overflows, and below -709 - 36 it is 0
 ROUNDINGS = 64.0  # a difference of nearly equal numbers near 1 is off by a few of their roundings
 
 
@@ -120,10 +121,18 @@ def numerics(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
     # beside an infinity stand numbers that are nearly one, and have lost their digits
     if all(t.draw.label in LARGE for t in wrong) and any(breaks(t, name) for t in wrong):
         top = max(float(np.abs(t.x).max()) for t in wrong)
+        if all(_log_of_zero(t, name) for t in wrong):
+            text = (
+                f"{{q}} takes the logarithm of what underflows to 0 for large inputs (|x| up to "
+                f"{top:.0f}), where torch's stays finite: take both in one formula, "
+                "x - max - log(sum(exp(x - max)))"
+            )
+            yield Reading("overflow", text, partial(_own_where, lambda t: t.draw.label in LARGE))
         yield Reading(
             "overflow",
             f"{{q}} overflows for large inputs (|x| up to {top:.0f}), where torch's stays finite: "
-            "subtract the maximum, or choose the formula by the sign",
+            "subtract the maximum, take log and sum of exp in one formula, or choose it by the "
+            "sign",
             partial(_own_where, lambda t: t.draw.label in LARGE),
         )
     if wrong and all(_ends(t) and breaks(t, name) for t in wrong):
@@ -149,6 +158,18 @@ def breaks(trial: Trial, name: str) -> bool:
     if own is None or ref is None or own.shape != ref.shape:
         return False
     return bool((np.isfinite(ref) & ~np.isfinite(own)).any())
+
+
+def _log_of_zero(trial: Trial, name: str) -> bool:
+    """Whether mine is infinite just where torch's logarithm is beyond any number's, not exp's."""
+    own, ref = trial.get(name), trial.theirs.get(name)
+    if own is None or ref is None or trial.pair.elementwise:
+        return False
+    if not own.shape == ref.shape == trial.x.shape:
+        return False
+    broken = np.isfinite(ref) & ~np.isfinite(own)
+    held = bool((np.isfinite(own) & (trial.x > EXP_ENDS)).any())  # where exp(x) itself overflows
+    return held and bool((own[broken] == -np.inf).all() and (ref[broken] < -EXP_ENDS).all())
 
 
 def _own_where(chosen: Callable[[Trial], Any], trial: Trial, name: str) -> Array | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from parity.diagnosis.registry import second_axis, words
+from parity.diagnosis.sizes import by_size
 from parity.ends import LABEL as ENDS
 from parity.findings import Verdict
 from parity.judged import Judged
@@ -16,7 +16,6 @@ from parity.outcomes import Array
 
 if TYPE_CHECKING:
     from parity.diagnosis.scene import Scene
-    from parity.diagnosis.trials import Trial
 
 AXES = {0: "sample", -1: "column", -2: "row"}
 
@@ -84,24 +83,6 @@ def _by_place(mask: Array, quantity: str, second: str) -> str:
     return ""
 
 
-def by_size(trials: Sequence[Trial], name: str) -> str:
-    """Return "only for a batch of at least 3" …, where sizes tell wrong trials from right ones."""
-    wrong = [t.x.shape for t in trials if t.differs(name)]
-    right = [t.x.shape for t in trials if not t.differs(name) and not t.lacks(name)]
-    ndim = min((len(shape) for shape in wrong + right), default=0)
-    for axis in range(ndim) if wrong and right else ():
-        bad, good = {s[axis] for s in wrong}, {s[axis] for s in right}
-        what = "a batch" if axis == 0 else f"a size of axis {axis}"
-        if min(bad) > max(good):
-            return f"only for {what} of at least {min(bad)} (right up to {max(good)})"
-        if max(bad) < min(good):
-            return f"only for {what} of at most {max(bad)} (right from {min(good)})"
-        odd = {n % 2 for n in bad}
-        if len(odd) == 1 and odd.isdisjoint({n % 2 for n in good}) and len(bad | good) > 2:
-            return f"only for {what} that is {'odd' if odd == {1} else 'even'}"
-    return ""
-
-
 def hint(scene: Scene, judged: Judged, place: str, consistent: str | None) -> str:
     """Return what is known where no cause fits: facts alone, no guess."""
     facts = []
@@ -117,11 +98,7 @@ def hint(scene: Scene, judged: Judged, place: str, consistent: str | None) -> st
     if labels and calm and labels <= set(special):
         told = dict.fromkeys(special[label] for label in sorted(labels))
         facts.append("only for " + " and ".join(told))
-    alike = [
-        t for t in scene.trials
-        if (t.draw.label, t.draw.training) == (judged.draw.label, judged.draw.training)
-    ]  # fmt: skip
-    size = by_size(alike, judged.quantity)
+    size = by_size(scene, judged)
     if size:
         facts.append(size)
     modes = {t.draw.training for t in scene.trials if t.differs(judged.quantity)}

@@ -46,9 +46,19 @@ def changed_options(group: dict[str, Any]) -> Iterator[tuple[str, str, dict[str,
             "weight decay is doubled",
             {"weight_decay": 2 * group["weight_decay"]},
         )
+        text = "weight decay has the wrong sign: the weights grow"
+        yield "weight_decay_sign", text, {"weight_decay": -group["weight_decay"]}
     if "betas" in group:
         b1, b2 = group["betas"]
         yield "betas_swapped", f"the betas are swapped: ({b2:g}, {b1:g})", {"betas": (b2, b1)}
+        for b in (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999):
+            yield "wrong_beta", f"beta1 is {b:g}, torch has {b1:g}", {"betas": (b, b2)}
+        for b in (0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999):
+            yield "wrong_beta", f"beta2 is {b:g}, torch has {b2:g}", {"betas": (b1, b)}
+    if "alpha" in group:
+        a = group["alpha"]
+        text = f"alpha is {1 - a:g}, torch has {a:g}: old and new are weighed the wrong way round"
+        yield "alpha_swapped", text, {"alpha": 1 - a}
     if "eps" in group:
         for eps in (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10, 1e-12, 0.0):
             yield "wrong_eps", f"eps is {eps:g}, torch has {group['eps']:g}", {"eps": eps}
@@ -156,6 +166,21 @@ SGD_RULES: tuple[tuple[str, str, Rule], ...] = (
 )
 
 
+def _rmsprop(o: Stepper, name: str, p: Array, g: Array, slots: dict[str, Array]) -> Array:
+    """RMSprop whose eps stands inside the root."""
+    g = g + o.weight_decay * p
+    v = slots["v"] = o.alpha * slots.get("v", 0 * g) + (1 - o.alpha) * g * g
+    if o.centered:
+        mean = slots["mean"] = o.alpha * slots.get("mean", 0 * g) + (1 - o.alpha) * g
+        v = v - mean * mean
+    step = slots["b"] = o.momentum * slots.get("b", 0 * g) + g / np.sqrt(v + o.eps)
+    return np.asarray(o.lr * step)
+
+
+INSIDE = "eps stands inside the square root; torch adds it outside"
+RMSPROP_RULES: tuple[tuple[str, str, Rule], ...] = (("eps_inside_sqrt", INSIDE, _rmsprop),)
+
+
 def _adam(
     first: bool = True,
     second: bool = True,
@@ -167,11 +192,12 @@ def _adam(
     ahead: int = 0,
     rate: bool = True,
     corrected: bool = False,
+    late: bool = False,
 ) -> Rule:
     """Return Adam's step with bias corrections off, eps elsewhere, or old gradients.
 
     ``corrected`` takes amsgrad's maximum after the bias correction; without ``rate`` the learning
-    rate is missing in the decoupled decay.
+    rate is missing in the decoupled decay; ``late`` decays what the step has left.
     """
 
     def rule(o: Stepper, name: str, p: Array, g: Array, slots: dict[str, Array]) -> Array:
@@ -196,7 +222,7 @@ def _adam(
             below = np.sqrt(v / c2) + o.eps
         moved = o.lr * (m / c1) / below
         decay = o.weight_decay * (o.lr if rate else 1.0)
-        return np.asarray(moved + decay * p if decoupled else moved)
+        return np.asarray(moved + decay * (p - moved if late else p) if decoupled else moved)
 
     return rule
 
@@ -208,8 +234,7 @@ def adam_rules(decoupled: bool) -> Iterator[tuple[str, str, Rule]]:
     yield off, "the bias corrections are missing", _adam(False, False, decoupled=d)
     yield off, "the bias correction of exp_avg is missing", _adam(False, True, decoupled=d)
     yield off, "the bias correction of exp_avg_sq is missing", _adam(True, False, decoupled=d)
-    text = "eps stands inside the square root; torch adds it outside"
-    yield "eps_inside_sqrt", text, _adam(inside=True, decoupled=d)
+    yield "eps_inside_sqrt", INSIDE, _adam(inside=True, decoupled=d)
     text = "eps is added before the bias correction"
     yield "eps_before_correction", text, _adam(early=True, decoupled=d)
     text = "the optimizer steps with the gradients of the step before"
@@ -225,6 +250,8 @@ def adam_rules(decoupled: bool) -> Iterator[tuple[str, str, Rule]]:
     if d:
         text = "weight decay is added to the gradient (Adam); torch's AdamW decays the parameter"
         yield "weight_decay_coupled", text, _adam()
+        text = "weight decay acts on the stepped parameter; torch's AdamW decays it before the step"
+        yield "weight_decay_after_step", text, _adam(decoupled=True, late=True)
     else:
         text = "weight decay acts on the parameter (AdamW); torch's Adam adds it to the gradient"
         yield "weight_decay_decoupled", text, _adam(decoupled=True)

@@ -14,8 +14,10 @@ from parity.draws import Draw
 from parity.findings import Cause
 from parity.ladder import EPS64
 from parity.outcomes import Array
+from parity.trajectories.clipping import clipping_cause
 from parity.trajectories.lockstep import Record
 from parity.trajectories.optimizer_rules import (
+    RMSPROP_RULES,
     SGD_RULES,
     Rule,
     Stepper,
@@ -38,22 +40,28 @@ class Replay:
         self.ends = set(np.cumsum(sizes).tolist())
 
     def torch(
-        self, change: Callable[[dict[str, Any]], None] | None = None, forced: bool = False
+        self,
+        change: Callable[[dict[str, Any]], None] | None = None,
+        forced: bool = False,
+        grads: Callable[[Params], Params] | None = None,
+        plain: Any = None,
     ) -> Iterator[Params]:
         """Yield parameters after each step of the reference's optimizer, options changed.
 
-        ``forced`` starts every step from the hand-written side's own parameters.
+        ``forced`` starts every step from the hand-written side's own parameters; ``grads`` changes
+        the gradients; ``plain`` is a class of torch whose step is taken for the optimizer's own.
         """
         module = copy.deepcopy(self.plan.reference.copy("float64"))
         self.plan.reference._load(module, self.start)
-        optimizer, scheduler = self._made(module)
+        optimizer, scheduler = self._made(module, plain)
         named = dict(module.named_parameters())
         for group in optimizer.param_groups:
             if change is not None:
                 change(group)
         for i, record in enumerate(self.records, 1):
+            held = record.mine if grads is None else grads(record.mine)
             for name, parameter in named.items():
-                grad = record.mine.get(name)
+                grad = held.get(name)
                 fits = grad is not None and grad.shape == tuple(parameter.shape)
                 parameter.grad = torch.from_numpy(np.array(grad)) if fits else None
             optimizer.step()
@@ -63,10 +71,16 @@ class Replay:
             if scheduler is not None and i in self.ends:
                 scheduler.step()
 
-    def _made(self, module: Any) -> tuple[Any, Any]:
+    def _made(self, module: Any, plain: Any = None) -> tuple[Any, Any]:
         optimizer = self.plan.their_optimizer(list(module.parameters()))
+        if plain is not None:
+            optimizer.__class__ = plain  # before a scheduler wraps its step
         made = self.plan.their_scheduler
         return optimizer, made(optimizer) if made is not None else None
+
+    def kind(self) -> type:
+        """Return the class of the reference's optimizer."""
+        return type(self._made(copy.deepcopy(self.plan.reference.copy("float64")))[0])
 
     def options(self) -> list[dict[str, Any]]:
         """Return the reference's options at every recorded step, its schedule followed."""
@@ -110,26 +124,45 @@ class Replay:
 def optimizer_cause(replay: Replay) -> Cause | None:
     """Return the wrong rule that makes exactly the hand-written side's steps, or None."""
     groups = replay.options()
+    if replay.fits(replay.torch()):
+        return None  # no rule is wrong that takes torch's own steps
+    still = _never_updated(replay)
+    if still is not None:
+        return still
     for name, sentence, changed in changed_options(groups[0]):
+        if all(groups[0].get(option) == value for option, value in changed.items()):
+            continue  # torch's own
         if replay.fits(replay.torch(lambda group, c=changed: group.update(c))):  # type: ignore[misc]
             return Cause(name, sentence)
-    kind = _kind(replay)
-    rules = SGD_RULES if kind == "SGD" else ()
+    kind = replay.kind().__name__
+    rules = SGD_RULES if kind == "SGD" else RMSPROP_RULES if kind == "RMSprop" else ()
     if kind in ("Adam", "AdamW"):
         rules = tuple(adam_rules(kind == "AdamW"))
     for name, sentence, rule in rules:
         if replay.fits(replay.numpy(rule)):
             return Cause(name, sentence)
-    return _rate(replay, groups)
+    ks = _ratios(replay)
+    return clipping_cause(replay, ks) or (_rate(replay, groups, ks) if ks else None)
 
 
-def _kind(replay: Replay) -> str:
-    module = copy.deepcopy(replay.plan.reference.copy("float64"))
-    return type(replay.plan.their_optimizer(list(module.parameters()))).__name__
+def _never_updated(replay: Replay) -> Cause | None:
+    """Name parameters that mine leaves as they were, where torch moves them; the others fit."""
+    start, names = replay.start.params, replay.names
+    still = [n for n in names if all(np.array_equal(r.params[n], start[n]) for r in replay.records)]
+    moved = {n for ps in replay.torch() for n in still if not np.array_equal(ps[n], start[n])}
+    if not moved:
+        return None
+    if len(still) == len(names):
+        return Cause("parameters_not_updated", "the parameters stay as they were at every step")
+    replay.names = [n for n in names if n not in moved]
+    fits = replay.fits(replay.torch())
+    replay.names = names
+    text = f"{', '.join(n for n in names if n in moved)}: the optimizer never updates it"
+    return Cause("parameters_not_updated", text) if fits else None
 
 
-def _rate(replay: Replay, groups: list[dict[str, Any]]) -> Cause | None:
-    """Another learning rate at every step, or the right one at the wrong time."""
+def _ratios(replay: Replay) -> list[float] | None:
+    """Return by how much each step is longer than torch's from there; None where by no factor."""
     before: Params = dict(replay.start.params)
     ks = []
     for params, record in zip(replay.torch(forced=True), replay.records, strict=True):
@@ -138,6 +171,11 @@ def _rate(replay: Replay, groups: list[dict[str, Any]]) -> Cause | None:
             return None
         ks.append(k)
         before = record.params
+    return ks
+
+
+def _rate(replay: Replay, groups: list[dict[str, Any]], ks: list[float]) -> Cause | None:
+    """Another learning rate at every step, or the right one at the wrong time."""
     at = next((i for i, k in enumerate(ks) if abs(k - 1) > 1e-6), None)
     if at is None:
         return None
@@ -145,6 +183,12 @@ def _rate(replay: Replay, groups: list[dict[str, Any]]) -> Cause | None:
     if max(ks) - min(ks) <= 1e-6 * abs(ks[0]) and not _scheduled(replay, ks, groups):
         text = f"the learning rate is {mine:.6g}, {multiple(ks[0])} × torch's"
         return Cause("wrong_lr", text)
+    if replay.plan.my_scheduler is None and replay.plan.their_scheduler is None:
+        text = (
+            f"the step is {multiple(ks[at])} × torch's at step {at + 1}, for all parameters alike, "
+            "and by other factors at other steps"
+        )
+        return Cause("step_scaled", text)
     text = f"the learning rate is {mine:.6g} where the schedule says {told:.6g}"
     if _scheduled(replay, ks, groups):
         return Cause("schedule_off_by_one", f"{text}: it is changed at another epoch")
