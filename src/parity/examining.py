@@ -36,12 +36,27 @@ def examine(pair: Pair, mine: Any, theirs: Any) -> Report:
 
 def _examine(exam: Examination, mine: Any, theirs: Any) -> None:
     """Fill ``exam``: draws, rungs, probes, promises, and causes where something failed."""
+    if same_code(mine, theirs, exam.pair):
+        vacuous(exam, "both", "both sides are the same object or the same code")
+    reached = _judge(exam)
+    if exam.failed:
+        from parity.chance import without_chance
+
+        reached = without_chance(exam, reached, _judge)
+    if reached:
+        look_for_vacuity(exam)
+    close_gaps(exam)
+    if exam.pair.options.diagnose:
+        _diagnose(exam)
+        _localise(exam)
+
+
+def _judge(exam: Examination) -> bool:
+    """Judge draws, rungs, probes and promises; False where the rungs were not reached."""
     from parity.probes import probe
     from parity.promises import keep_promises
 
-    pair, options = exam.pair, exam.pair.options
-    if same_code(mine, theirs, pair):
-        vacuous(exam, "both", "both sides are the same object or the same code")
+    options = exam.pair.options
     reached = True
     try:
         for mode in modes_of(exam):
@@ -57,12 +72,7 @@ def _examine(exam: Examination, mine: Any, theirs: Any) -> None:
             keep_promises(exam)
     except ReferenceRefused as refusal:
         _refused(exam, str(refusal))
-    if reached:
-        look_for_vacuity(exam)
-    close_gaps(exam)
-    if options.diagnose:
-        _diagnose(exam)
-        _localise(exam)
+    return reached
 
 
 def _diagnose(exam: Examination) -> None:
@@ -98,8 +108,9 @@ def _report(exam: Examination) -> Report:
 
     pair, options = exam.pair, exam.pair.options
     exam.notes[:0] = getattr(pair.subject, "notes", ())
+    judged = [f for f in exam.findings if f.quantity != "randomness"]  # that mode was not compared
     covers = [
-        "modes " + ", ".join(unique(str(f.evidence.get("mode")) for f in exam.findings)),
+        "modes " + ", ".join(unique(str(f.evidence.get("mode")) for f in judged)),
         "precisions " + ", ".join(unique(f.dtype for f in exam.findings)),
         "inputs " + "; ".join(spec.describe() for spec in pair.specs),
         f"seeds {', '.join(map(str, options.all_seeds))}",

@@ -294,6 +294,8 @@ def _dropout(exam: Examination) -> None:
     """The share that is kept, and its independence between elements and between calls."""
     pair = exam.pair
     rates = set(pair.reference.dropouts)
+    if pair.options.modes == ("eval",):
+        return  # nothing is dropped
     if not pair.reference.lone or len(rates) != 1:
         exam.covers.append("dropout with the mask shared")
         return
@@ -304,8 +306,6 @@ def _dropout(exam: Examination) -> None:
 
     runner = pair.subject.spawn("float64")
     draw = pair.draw(pair.options.seed, True, "generic", probe_shapes(pair))
-    if not draw.training:
-        return  # evaluation alone was asked for: nothing is dropped
     calls = max(8, min(64, -(-8192 // max(draw.inputs[0].size, 1))))
     # on ones, what is dropped is exactly what is zero
     ones = replace(draw, inputs=tuple(np.ones_like(a) for a in draw.inputs), upstream=())
