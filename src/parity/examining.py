@@ -129,6 +129,11 @@ def _report(exam: Examination) -> Report:
     zero = unique(f.quantity for f in exam.findings if f.evidence.get("zero_by_construction"))
     for name in zero:
         exam.notes.append(f"{name} is zero by construction: both sides are rounding noise")
+    for name, share in pair.torch_errors.items():
+        exam.notes.append(
+            f"torch's own float64 {name} is off by {share:.0e}: it contradicts its forward pass, "
+            "which says what mine says"
+        )
     return Report(
         case=pair.case,
         findings=tuple(exam.findings),
