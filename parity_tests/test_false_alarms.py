@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import impl
 import parity
+from fixtures import population_numpy
 from parity import Verdict
 from parity.checking import make_pair
 from parity.draws import Draw
+from parity.elements import homogeneous
 from parity.ladder import judge32, judge64, response, second_look, shrink_ratio
 from parity.options import make_options
 from parity.pair import Looks
@@ -165,6 +168,52 @@ def test_another_number_of_outputs_is_said_once_as_what_it_is():
         "forward returned 1 array, torch returns 2; return as many, or hand over a reference that "
         "returns what yours does"
     )
+
+
+class Last(population_numpy.PrefixSums):
+    """Prefix sums that lose a little in their last window."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        y[..., -1] *= 1 + 1e-9
+        return y
+
+
+class Biased(population_numpy.IntegralImage):
+    """Takes an average of two by two for the sum of five."""
+
+    def forward(self, x):
+        return super().forward(x) * 4 / 5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_average_of_small_elements_may_be_what_is_left_of_large_ones(seed):
+    pools = nn.AvgPool1d(4, stride=1), nn.AvgPool2d(2)
+    right = population_numpy.PrefixSums(), population_numpy.IntegralImage()
+    for mine, theirs, shape in zip(right, pools, ((2, 3, 20), (2, 3, 4, 6)), strict=True):
+        report = parity.check(mine, theirs, shape, seed=seed, strict=True)
+        assert report.passed, str(report)
+    for mine, theirs, shape in zip(
+        (Last(), Biased()), pools, ((2, 3, 20), (2, 3, 4, 6)), strict=True
+    ):
+        report = parity.check(mine, theirs, shape, seed=seed)
+        assert Verdict.MISMATCH in {f.verdict for f in report.of("forward")}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "shape", "found"),
+    [
+        (nn.AvgPool1d(3), (2, 3, 12), True),
+        (nn.LPPool1d(2, 3), (2, 3, 12), True),
+        (lambda x: x.cumsum(1) + 1, (3, 7), True),
+        (nn.Softmax(-1), (3, 7), False),
+        (nn.LogSoftmax(-1), (3, 7), False),
+        (lambda x: torch.logsumexp(x, 1, keepdim=True), (3, 7), False),
+        (lambda x: x / x.norm(dim=1, keepdim=True), (3, 7), False),
+    ],
+)
+def test_a_function_without_a_scale_of_its_own_is_known(theirs, shape, found):
+    assert homogeneous(make_pair(Twice, theirs, (shape,), make_options({}))) is found
 
 
 class Fixed(impl.BatchNorm2d):
