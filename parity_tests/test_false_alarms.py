@@ -216,6 +216,67 @@ def test_a_function_without_a_scale_of_its_own_is_known(theirs, shape, found):
     assert homogeneous(make_pair(Twice, theirs, (shape,), make_options({}))) is found
 
 
+class SoftMargin:
+    """log(1 + exp(-yx)) by logaddexp: finite where torch's own formula overflows."""
+
+    def __init__(self, factor=1.0, most=np.inf):
+        self.factor, self.most = factor, most
+
+    def forward(self, x, y):
+        self.x, self.y = x, y
+        each = np.logaddexp(0, -y * x)
+        return np.where(each > self.most, np.inf, each).mean()
+
+    def backward(self, g=1.0):
+        z = self.y * self.x
+        e = np.exp(-np.abs(z))
+        slope = -self.y * np.where(z < 0, self.factor, e) / (1 + e)
+        return np.where(-z > self.most, np.nan, slope) * g / z.size
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_torch_overflows_to_nan_it_is_no_measure(seed):
+    def signs(rng):
+        return np.where(rng.random((8, 5)) < 0.5, -1.0, 1.0)
+
+    sides = nn.SoftMarginLoss(), (8, 5), signs
+    report = parity.check(SoftMargin(), *sides, seed=seed, strict=True)
+    assert report.passed, str(report)
+    assert any("extreme values: torch itself overflows" in note for note in report.notes)
+    report = parity.check(SoftMargin(factor=1 + 1e-6), *sides, seed=seed)
+    assert Verdict.MISMATCH in {f.verdict for f in report.of("grad_input0")}
+    # no excuse for what overflows where torch does not: its sides change, and so do the numbers
+    report = parity.check(SoftMargin(most=2.0), *sides, seed=seed)
+    assert Verdict.MISMATCH in {f.verdict for f in report.of("forward")}
+
+
+class Overflows:
+    """A softplus that is too large for its own formula."""
+
+    def forward(self, x):
+        self.x = x
+        return np.log(1 + np.exp(x))
+
+    def backward(self, g):
+        return g / (1 + np.exp(-self.x))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_infinity_on_purpose_stays_a_measure(seed):
+    assert not parity.check(Overflows(), nn.Softplus(), (8, 4), seed=seed).passed
+
+    class Exponential:
+        def forward(self, x):
+            self.y = np.minimum(np.exp(x), 1e300)
+            return self.y
+
+        def backward(self, g):
+            return g * self.y
+
+    report = parity.check(Exponential(), torch.exp, (8, 4), seed=seed)
+    assert Verdict.MISMATCH in {f.verdict for f in report.of("forward")}
+
+
 class Fixed(impl.BatchNorm2d):
     """Knows one mode, and stops in the other."""
 
