@@ -17,6 +17,7 @@ from parity.ends import at_ends, sentinel
 from parity.findings import Verdict
 from parity.judged import Judged, channel_axis
 from parity.ladder import (
+    ELEMENT64,
     EPS32,
     SECOND_LOOK,
     Judgement,
@@ -61,6 +62,19 @@ class Looks:
             if again.inside:
                 return again, Verdict.MATCH
         return judged, verdict
+
+    def inner(self, name: str, ref: Array) -> Array:
+        """Return how much each element of the reference's answer owes to rounding inside of it."""
+        return response(
+            ref, [array for run in self.wobbled if (array := run.get(name)) is not None]
+        )
+
+    @cached_property
+    def wobbled(self) -> list[Mapping[str, Array | None]]:
+        """See :func:`parity.wobble.wobbled`."""
+        from parity.wobble import wobbled
+
+        return wobbled(self.pair.reference, self.draw)
 
     def borne_out(
         self,
@@ -332,6 +346,12 @@ class Pair:
             )
             if rough and not pinned and name not in elements:
                 judged, verdict = self._second_look(looks, name, judged, own, ref, verdict)
+            if name in elements and verdict in (Verdict.MISMATCH, Verdict.INACCURATE):
+                spread = looks.inner(name, ref)
+                bound = elements[name] + ELEMENT64 * spread
+                inner = judge64(own, ref, np.maximum(noise, spread), per_element=bound)
+                if inner.inside and not inner.undecided:
+                    judged, verdict = inner, Verdict.MATCH
             if name not in elements:
                 again = partial(judge64, own, ref, noise, axis=channel_axis(name, ref), pinned=True)
                 judged, verdict = looks.opened(name, judged, verdict, again)
