@@ -63,11 +63,15 @@ class Looks:
                 return again, Verdict.MATCH
         return judged, verdict
 
-    def inner(self, name: str, ref: Array) -> Array:
-        """Return how much each element of the reference's answer owes to rounding inside of it."""
-        return response(
-            ref, [array for run in self.wobbled if (array := run.get(name)) is not None]
-        )
+    def inner(
+        self, name: str, own: Array, ref: Array, noise: Array, allowed: Array
+    ) -> Judgement | None:
+        """Judge elements again by what rounding inside of torch does to each; None if outside."""
+        runs = [array for run in self.wobbled if (array := run.get(name)) is not None]
+        spread = response(ref, runs)
+        bound = allowed + ELEMENT64 * spread
+        again = judge64(own, ref, np.maximum(noise, spread), per_element=bound)
+        return again if again.inside and not again.undecided else None
 
     @cached_property
     def wobbled(self) -> list[Mapping[str, Array | None]]:
@@ -347,11 +351,8 @@ class Pair:
             if rough and not pinned and name not in elements:
                 judged, verdict = self._second_look(looks, name, judged, own, ref, verdict)
             if name in elements and verdict in (Verdict.MISMATCH, Verdict.INACCURATE):
-                spread = looks.inner(name, ref)
-                bound = elements[name] + ELEMENT64 * spread
-                inner = judge64(own, ref, np.maximum(noise, spread), per_element=bound)
-                if inner.inside and not inner.undecided:
-                    judged, verdict = inner, Verdict.MATCH
+                inner = looks.inner(name, own, ref, noise, elements[name])
+                judged, verdict = (judged, verdict) if inner is None else (inner, Verdict.MATCH)
             if name not in elements:
                 again = partial(judge64, own, ref, noise, axis=channel_axis(name, ref), pinned=True)
                 judged, verdict = looks.opened(name, judged, verdict, again)
