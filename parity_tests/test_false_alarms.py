@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import impl
 import parity
+from fixtures import population_numpy
 from parity import Verdict
 from parity.checking import make_pair
 from parity.draws import Draw
+from parity.elements import homogeneous
 from parity.ladder import judge32, judge64, response, second_look, shrink_ratio
 from parity.options import make_options
 from parity.pair import Looks
@@ -165,6 +168,113 @@ def test_another_number_of_outputs_is_said_once_as_what_it_is():
         "forward returned 1 array, torch returns 2; return as many, or hand over a reference that "
         "returns what yours does"
     )
+
+
+class Last(population_numpy.PrefixSums):
+    """Prefix sums that lose a little in their last window."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        y[..., -1] *= 1 + 1e-9
+        return y
+
+
+class Biased(population_numpy.IntegralImage):
+    """Takes an average of two by two for the sum of five."""
+
+    def forward(self, x):
+        return super().forward(x) * 4 / 5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_average_of_small_elements_may_be_what_is_left_of_large_ones(seed):
+    pools = nn.AvgPool1d(4, stride=1), nn.AvgPool2d(2)
+    right = population_numpy.PrefixSums(), population_numpy.IntegralImage()
+    for mine, theirs, shape in zip(right, pools, ((2, 3, 20), (2, 3, 4, 6)), strict=True):
+        report = parity.check(mine, theirs, shape, seed=seed, strict=True)
+        assert report.passed, str(report)
+    for mine, theirs, shape in zip(
+        (Last(), Biased()), pools, ((2, 3, 20), (2, 3, 4, 6)), strict=True
+    ):
+        report = parity.check(mine, theirs, shape, seed=seed)
+        assert Verdict.MISMATCH in {f.verdict for f in report.of("forward")}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "shape", "found"),
+    [
+        (nn.AvgPool1d(3), (2, 3, 12), True),
+        (nn.LPPool1d(2, 3), (2, 3, 12), True),
+        (lambda x: x.cumsum(1) + 1, (3, 7), True),
+        (nn.Softmax(-1), (3, 7), False),
+        (nn.LogSoftmax(-1), (3, 7), False),
+        (lambda x: torch.logsumexp(x, 1, keepdim=True), (3, 7), False),
+        (lambda x: x / x.norm(dim=1, keepdim=True), (3, 7), False),
+    ],
+)
+def test_a_function_without_a_scale_of_its_own_is_known(theirs, shape, found):
+    assert homogeneous(make_pair(Twice, theirs, (shape,), make_options({}))) is found
+
+
+class SoftMargin:
+    """log(1 + exp(-yx)) by logaddexp: finite where torch's own formula overflows."""
+
+    def __init__(self, factor=1.0, most=np.inf):
+        self.factor, self.most = factor, most
+
+    def forward(self, x, y):
+        self.x, self.y = x, y
+        each = np.logaddexp(0, -y * x)
+        return np.where(each > self.most, np.inf, each).mean()
+
+    def backward(self, g=1.0):
+        z = self.y * self.x
+        e = np.exp(-np.abs(z))
+        slope = -self.y * np.where(z < 0, self.factor, e) / (1 + e)
+        return np.where(-z > self.most, np.nan, slope) * g / z.size
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_torch_overflows_to_nan_it_is_no_measure(seed):
+    def signs(rng):
+        return np.where(rng.random((8, 5)) < 0.5, -1.0, 1.0)
+
+    sides = nn.SoftMarginLoss(), (8, 5), signs
+    report = parity.check(SoftMargin(), *sides, seed=seed, strict=True)
+    assert report.passed, str(report)
+    assert any("extreme values: torch itself overflows" in note for note in report.notes)
+    report = parity.check(SoftMargin(factor=1 + 1e-6), *sides, seed=seed)
+    assert Verdict.MISMATCH in {f.verdict for f in report.of("grad_input0")}
+    # no excuse for what overflows where torch does not: its sides change, and so do the numbers
+    report = parity.check(SoftMargin(most=2.0), *sides, seed=seed)
+    assert Verdict.MISMATCH in {f.verdict for f in report.of("forward")}
+
+
+class Overflows:
+    """A softplus that is too large for its own formula."""
+
+    def forward(self, x):
+        self.x = x
+        return np.log(1 + np.exp(x))
+
+    def backward(self, g):
+        return g / (1 + np.exp(-self.x))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_infinity_on_purpose_stays_a_measure(seed):
+    assert not parity.check(Overflows(), nn.Softplus(), (8, 4), seed=seed).passed
+
+    class Exponential:
+        def forward(self, x):
+            self.y = np.minimum(np.exp(x), 1e300)
+            return self.y
+
+        def backward(self, g):
+            return g * self.y
+
+    report = parity.check(Exponential(), torch.exp, (8, 4), seed=seed)
+    assert Verdict.MISMATCH in {f.verdict for f in report.of("forward")}
 
 
 class Fixed(impl.BatchNorm2d):

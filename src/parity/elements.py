@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from parity.draws import Draw
-from parity.ladder import EPS64, SCALE_GAP, differences, element_allowance, largest
+from parity.ladder import EPS64, SCALE_GAP, SLIGHT, differences, element_allowance, largest
 from parity.outcomes import Array, LayerError, Outcome
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ def element_allowances(
 ) -> dict[str, Array]:
     """Return per-element bounds where the reference is a lone function of one input."""
     if draw.label not in ("magnitudes",) or not pair.elementary:
+        return {}
+    if not pair.elementwise and homogeneous(pair):
         return {}
     narrow = draw.rounded(np.float32)
     r32, r64 = pair.theirs(narrow, "float32").quantities, pair.theirs(narrow).quantities
@@ -90,3 +92,22 @@ def permutes(pair: Pair) -> bool:
     other.reshape(-1)[:1] += 1.0
     w = pair.theirs(replace(draw, inputs=(other,))).outputs[0]
     return np.array_equal(w.reshape(-1)[1:], y.reshape(-1)[1:])
+
+
+def homogeneous(pair: Pair) -> bool:
+    """Whether the function has no scale of its own: f(4x) - f(0) is 4 times f(x) - f(0).
+
+    Averages, sums, filters: each element of theirs may be what is left of larger ones, by prefix
+    sums or a Fourier transform as by windows, so that rounding has the scale of the whole input. A
+    function that is not has tails, which rounding does not explain (softmax).
+    """
+    draw = pair.draw(label="permutation")
+    at = [replace(draw, inputs=(factor * draw.inputs[0],)) for factor in (0.0, 1.0, 4.0)]
+    try:
+        zero, one, four = (pair.theirs(item).outputs[0] for item in at)
+    except LayerError:
+        return False
+    with np.errstate(all="ignore"):
+        apart = differences(four - zero, 4 * (one - zero))
+    finite = all(np.isfinite(answer).all() for answer in (zero, one, four))
+    return finite and largest(apart) <= SLIGHT * largest(four)

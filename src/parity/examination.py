@@ -75,6 +75,14 @@ class Examination:
             self.failed[len(self.findings) - 1] = judged
         return finding
 
+    def forget(self) -> None:
+        """Drop what was found on draws; that both sides are the same code stays."""
+        kept = [finding for finding in self.findings if finding.quantity == "both"]
+        self.findings[:] = kept
+        for kind in (self.notes, self.covers, self.not_covered, self.failed, self.references):
+            kind.clear()
+        self.float32_only = False
+
     def add_all(self, found: Iterable[Judged], **evidence: Any) -> None:
         """Keep several judged quantities."""
         for judged in found:

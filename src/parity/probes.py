@@ -15,6 +15,7 @@ from parity.judged import Judged
 from parity.ladder import EPS32, farthest, largest, same_bits
 from parity.layouts import layouts
 from parity.outcomes import LayerError, Outcome
+from parity.overflow import UNMEASURED, leaves_domain, no_measure
 from parity.pair import Pair
 
 SMALL = 4096  # elements an input may have before a probe shrinks its batch
@@ -210,6 +211,7 @@ def _try(
     try:
         draw = pair.draw(seed, training, label, shapes)
         theirs = pair.theirs(draw)
+        beyond = leaves_domain(pair, draw, theirs.quantities)
     except LayerError:
         _both_refuse(exam, name, seed, training, label, shapes)
         return True
@@ -219,7 +221,11 @@ def _try(
         elif label == ENDS:
             found = _at_ends(pair, draw, theirs)
         else:
-            found = pair.float64(draw, count=3 if label == "magnitudes" else 2, theirs=theirs)
+            mine = pair.mine(draw)
+            if beyond:
+                mine.quantities = no_measure(mine.quantities, theirs.quantities)
+                exam.notes.append(f"{name}: torch itself overflows; {UNMEASURED}")
+            found = pair.float64(draw, mine, count=3 if label == "magnitudes" else 2, theirs=theirs)
     except LayerError as failure:
         exam.not_covered.append(f"{name}: only mine refuses it ({failure})")
         return False

@@ -15,6 +15,7 @@ from parity.judged import Judged
 from parity.ladder import (
     SECOND_LOOK,
     judge64,
+    largest,
     response,
     same_bits,
     second_look,
@@ -24,6 +25,7 @@ from parity.ladder import (
 )
 from parity.leftovers import leaves_nothing
 from parity.outcomes import Array, LayerError, Outcome, alike
+from parity.own_forward import ALIKE
 from parity.pair import Looks, Pair
 from parity.probes import probe_shapes
 from parity.subjects import PlainRunner, as_arrays, backward, cast, guarded, load
@@ -183,13 +185,15 @@ def _steps(exam: Examination) -> None:
     runner = pair.subject.spawn("float64")
     mine = _walk(pair, draws, lambda draw: pair.mine(draw, "float64", runner))
     shared = [replace(d, masks=m.masks) for d, m in zip(draws, mine, strict=True)]
-    theirs = _walk(pair, shared, pair.theirs)
+    # where torch's own gradients are off, its steps would lead to other parameters than mine
+    led = mine if pair.torch_errors else None
+    theirs = _walk(pair, shared, pair.theirs, led)
     rng = np.random.default_rng([seed, 5])
     moved = [
-        _walk(pair, [d.nudged(rng, np.float64) for d in shared], pair.theirs) for _ in range(2)
+        _walk(pair, [d.nudged(rng, np.float64) for d in shared], pair.theirs, led) for _ in range(2)
     ]
     failing = {f.quantity for f in exam.findings if f.failed}
-    walks = _Walks(pair, shared)
+    walks = _Walks(pair, shared, led)
     for k, (own, ref) in enumerate(zip(mine, theirs, strict=True), 1):
         if k > 1 and not _finite(ref):  # inf or NaN is then a matter of the order of summation
             exam.not_covered.append(f"steps from pass {k} on: torch's own numbers overflow")
@@ -219,15 +223,21 @@ def _finite(outcome: Outcome) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
-def _walk(pair: Pair, draws: list[Draw], run: object) -> list[Outcome]:
-    """Run the draws in turn, each with the parameters and buffers that the last one left."""
+def _walk(
+    pair: Pair, draws: list[Draw], run: object, led: list[Outcome] | None = None
+) -> list[Outcome]:
+    """Run the draws in turn, each with the parameters and buffers that the last one left.
+
+    The steps go along the gradients of ``led``, if that is given, else along its own.
+    """
     params: Mapping[str, Array] = draws[0].params
     buffers: Mapping[str, Array] = draws[0].buffers
     found = []
     for draw in draws:
         outcome: Outcome = run(replace(draw, params=params, buffers=buffers))  # type: ignore[operator]
         found.append(outcome)
-        grads = {n: outcome.quantities.get(f"grad_{n}") for n in params}
+        leading = outcome if led is None else led[len(found) - 1]
+        grads = {n: leading.quantities.get(f"grad_{n}") for n in params}
         if draw.training:
             params = {
                 n: p if (g := grads[n]) is None or g.shape != p.shape else p - RATE * g
@@ -255,8 +265,8 @@ def _judge_step(
 class _Walks:
     """The same steps walked otherwise, when first asked for: one walk serves all quantities."""
 
-    def __init__(self, pair: Pair, draws: list[Draw]) -> None:
-        self.pair, self.draws = pair, draws
+    def __init__(self, pair: Pair, draws: list[Draw], led: list[Outcome] | None) -> None:
+        self.pair, self.draws, self.led = pair, draws, led
         self.rounded = [draw.rounded(np.float32) for draw in draws]
 
     @cached_property
@@ -269,12 +279,12 @@ class _Walks:
     @cached_property
     def exact(self) -> list[Outcome]:
         """The reference in float64 on numbers rounded to float32."""
-        return _walk(self.pair, self.rounded, self.pair.theirs)
+        return _walk(self.pair, self.rounded, self.pair.theirs, self.led)
 
     @cached_property
     def narrow(self) -> list[Outcome]:
         """The reference in float32."""
-        return _walk(self.pair, self.rounded, lambda d: self.pair.theirs(d, "float32"))
+        return _walk(self.pair, self.rounded, lambda d: self.pair.theirs(d, "float32"), self.led)
 
     @cached_property
     def mine(self) -> list[Outcome]:
@@ -285,9 +295,9 @@ class _Walks:
     @cached_property
     def moved(self) -> list[list[Outcome]]:
         """The reference in float64, every number moved by one ulp."""
-        rng = np.random.default_rng([self.draws[0].seed, 6])
+        pair, rng = self.pair, np.random.default_rng([self.draws[0].seed, 6])
         return [
-            _walk(self.pair, [d.nudged(rng, np.float64) for d in self.draws], self.pair.theirs)
+            _walk(pair, [d.nudged(rng, np.float64) for d in self.draws], pair.theirs, self.led)
             for _ in range(SECOND_LOOK)
         ]
 
@@ -304,6 +314,8 @@ def _settle(item: Judged, walks: _Walks, step: int) -> Judged:
     opened, verdict = walks.looks[step].opened(name, judged, item.verdict, again)
     if verdict is Verdict.MATCH:
         return replace(item, judgement=opened, verdict=verdict)
+    if judged.error <= ALIKE * walks.pair.torch_errors.get(name, 0.0) * largest(item.theirs):
+        return replace(item, verdict=Verdict.MATCH)
     ref = walks.exact[step].quantities.get(name)
     if slight(judged, item.theirs):
         r32 = walks.narrow[step].quantities.get(name)
@@ -325,6 +337,8 @@ def _dropout(exam: Examination) -> None:
     """The share that is kept, and its independence between elements and between calls."""
     pair = exam.pair
     rates = set(pair.reference.dropouts)
+    if pair.options.modes == ("eval",):
+        return  # nothing is dropped
     if not pair.reference.lone or len(rates) != 1:
         exam.covers.append("dropout with the mask shared")
         return
@@ -337,6 +351,7 @@ def _dropout(exam: Examination) -> None:
     draw = pair.draw(pair.options.seed, True, "generic", probe_shapes(pair))
     if not draw.training:
         return  # evaluation alone was asked for: nothing is dropped
+    calls = max(8, min(64, -(-8192 // max(draw.inputs[0].size, 1))))
     # on ones, what is dropped is exactly what is zero
     ones = replace(draw, inputs=tuple(np.ones_like(a) for a in draw.inputs), upstream=())
     joint = _dropped_together(pair, ones)

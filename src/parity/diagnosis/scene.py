@@ -15,6 +15,7 @@ from parity.examination import Examination
 from parity.findings import Finding, Verdict
 from parity.judged import Judged
 from parity.outcomes import LayerError
+from parity.overflow import leaves_domain, no_measure
 from parity.pair import Pair
 from parity.probes import Shapes, batched, probe_shapes
 
@@ -110,6 +111,8 @@ def make_trial(pair: Pair, draw: Draw) -> Trial | None:
             trial = Trial(pair, pair.masked(draw, mine), mine.quantities)
             if draw.label == ENDS:
                 trial.own = unasked(mine.quantities, trial.theirs)
+            elif leaves_domain(pair, draw, trial.theirs):
+                trial.own = no_measure(mine.quantities, trial.theirs)
             return trial
         except LayerError as failure:
             if failure.phase not in ("backward", "shape"):
