@@ -38,6 +38,8 @@ from parity.torch_side import TorchSide
 
 PERTURBED = 3  # one-ulp runs of the reference in float64: the noise
 LARGE = 1e4  # the scale of large inputs and upstream gradients
+LOUD = "large gradients"  # a draw of usual inputs whose upstream gradient alone is large
+LOUDER = 2.0**20  # by this factor: a power of two, so that a linear backward scales exactly
 YARDSTICKS = 4  # perturbed float32 runs beside torch's plain one
 
 
@@ -213,6 +215,8 @@ class Pair:
                 made.append(np.asarray(rng.standard_normal(shape)))
         if not self.upstream_taken:  # a loss whose backward takes nothing means 1
             made = [None if g is None else np.ones_like(g) for g in made]
+        elif draw.label == LOUD:
+            made = [None if g is None else g * LOUDER for g in made]
         return tuple(made)
 
     # ---- runs --------------------------------------------------------------------------------

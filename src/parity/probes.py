@@ -12,10 +12,10 @@ from parity.ends import bounded, sentinel, unasked
 from parity.examination import Examination
 from parity.findings import FAILING, Verdict
 from parity.judged import Judged
-from parity.ladder import EPS32, differences, largest, same_bits
+from parity.ladder import EPS32, SLIGHT, differences, largest, nonfinite_differs, same_bits
 from parity.layouts import layouts
 from parity.outcomes import LayerError, Outcome
-from parity.pair import Pair
+from parity.pair import LOUD, LOUDER, Pair
 
 SMALL = 4096  # elements an input may have before a probe shrinks its batch
 Shapes = tuple[tuple[int, ...], ...]
@@ -154,6 +154,42 @@ def probe(exam: Examination) -> None:
         if pair.options.modes is None and not pair.reference.dropouts:
             _try(exam, "evaluation mode", pair.options.seed, False, "generic", small)
     layouts(exam, small)
+
+
+def loud(exam: Examination, draw: Draw, usual: Outcome | None) -> None:
+    """Hand backward a gradient much larger than that of ``draw``: what is clipped shows.
+
+    Mine is held against ``usual``, its own answer, of which the new one must be a multiple: one
+    run, where the ladder takes five. What did not scale, or has masks that are never twice the
+    same (``usual`` is None), is judged by the reference: mine may clip where that does.
+    """
+    pair = exam.pair
+    if not pair.upstream_taken or all(g is None for g in draw.upstream):
+        return
+    more = tuple(None if g is None else g * LOUDER for g in draw.upstream)
+    try:
+        if usual is not None and _scales(usual, pair.mine(replace(draw, upstream=more))):
+            exam.covers.append(LOUD)
+            return
+    except LayerError:
+        pass  # said below, as a refusal
+    _try(exam, LOUD, pair.options.seed, True, LOUD, probe_shapes(pair))
+
+
+def _scales(usual: Outcome, loud: Outcome) -> bool:
+    """Whether every gradient grew by LOUDER, but for rounding."""
+    for name, once in usual.quantities.items():
+        grown = loud.quantities.get(name)
+        if not name.startswith("grad_") or once is None or once.dtype.kind != "f":
+            continue
+        if grown is None or grown.shape != once.shape:
+            return False
+        expected = once * LOUDER
+        if nonfinite_differs(grown, expected).any():
+            return False
+        if largest(differences(grown, expected)) > SLIGHT * largest(expected):
+            return False
+    return True
 
 
 def _ignores(pair: Pair) -> bool:

@@ -24,7 +24,7 @@ from parity.ladder import (
 )
 from parity.outcomes import Array, LayerError, Outcome, alike
 from parity.pair import Looks, Pair
-from parity.probes import probe_shapes
+from parity.probes import loud, probe_shapes
 from parity.subjects import PlainRunner, as_arrays, backward, cast, guarded, load
 
 STEPS = 3
@@ -40,10 +40,13 @@ def keep_promises(exam: Examination) -> None:
     except LayerError:
         return
     try:
+        first: Outcome | None = None
         if pair.reference.dropouts:
             _dropout(exam)
         else:
-            _repeats(exam, draw)
+            first = _repeats(exam, draw)
+        if "probes" in pair.options.rungs:
+            loud(exam, draw, first)
         _accumulates(exam, draw)
         _leaves_alone(exam, draw)
         if not exam.float32_only:
@@ -52,19 +55,22 @@ def keep_promises(exam: Examination) -> None:
         exam.error(failure, draw)
 
 
-def _repeats(exam: Examination, draw: Draw) -> None:
-    """Later passes over the same numbers give the same bits, on the same object."""
+def _repeats(exam: Examination, draw: Draw) -> Outcome:
+    """Later passes over the same numbers give the same bits, on the same object.
+
+    Returns the first of them.
+    """
     pair = exam.pair
     runner = pair.subject.spawn("float64")
     first = pair.mine(draw, "float64", runner)
     others = [pair.mine(draw, "float64", runner) for _ in range(PASSES - 1)] + [pair.mine(draw)]
     if all(same_bits(other.quantities, first.quantities) for other in others):
         _add(exam, "repeat", Verdict.MATCH, draw)
-        return
+        return first
     again = pair.theirs(draw)
     if not same_bits(again.quantities, pair.theirs(draw).quantities):
         exam.notes.append("torch does not repeat its own bits here; repeatability is not judged")
-        return
+        return first
     changed = [
         name
         for name, array in first.quantities.items()
@@ -74,6 +80,7 @@ def _repeats(exam: Examination, draw: Draw) -> None:
     which = "later" if late else "second"
     text = f"a {which} pass over the same numbers gives another answer: {', '.join(changed)}"
     _add(exam, "repeat", Verdict.MISMATCH, draw, text, "not_repeatable")
+    return first
 
 
 def _accumulates(exam: Examination, draw: Draw) -> None:
