@@ -58,3 +58,110 @@ def test_large_gradients_accuse_no_right_layer(mine, theirs, inputs, seed):
     report = parity.check(mine(), theirs, *inputs, seed=seed, strict=False)
     assert report.passed, report
     assert "large gradients" in report.covers
+
+
+class NarrowNorm(nn.LayerNorm):
+    """A kernel that computes in float32 whatever it is given."""
+
+    def forward(self, x):
+        x = x.float()
+        mean, spread = x.mean(-1, keepdim=True), x.var(-1, unbiased=False, keepdim=True)
+        h = (x - mean) / torch.sqrt(spread + self.eps)
+        return h * self.weight.float() + self.bias.float()
+
+
+class NarrowLayer:
+    """A layer of ours, or a correct one of the population, that knows float32 alone."""
+
+    def __init__(self, layer):
+        self.layer, self.grads, self.training = layer, {}, True
+        for name in ("params", "buffers"):
+            held = getattr(layer, name, {})
+            setattr(self, name, {key: array.astype(np.float32) for key, array in held.items()})
+
+    def _give(self):
+        self.layer.training = self.training
+        for name in ("params", "buffers"):
+            for key, array in getattr(self, name).items():
+                whole = array.dtype.kind != "f"
+                getattr(self.layer, name)[key] = array if whole else array.astype(np.float32)
+
+    def forward(self, *inputs):
+        self._give()
+        y = self.layer.forward(*map(narrowed, inputs))
+        for key in self.buffers:
+            self.buffers[key] = narrowed(np.asarray(self.layer.buffers[key]))
+        return narrowed(y)
+
+    def backward(self, *grads):
+        for key in self.params:
+            self.layer.grads[key] = np.zeros(self.params[key].shape, np.float32)
+        dx = self.layer.backward(*map(narrowed, grads))
+        for key in self.params:
+            new = narrowed(np.asarray(self.layer.grads[key]))
+            self.grads[key] = self.grads[key] + new if key in self.grads else new
+        return tuple(map(narrowed, dx)) if isinstance(dx, tuple) else narrowed(dx)
+
+    def zero_grad(self):
+        self.grads.clear()
+
+
+def narrowed(array):
+    return np.float32(array) if np.asarray(array).dtype.kind == "f" else array
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("eps", [0.0, 1e-6, 1e-4])
+def test_a_layer_of_float32_alone_is_judged_on_small_values_too(eps, seed):
+    report = parity.check(NarrowNorm(6, eps=eps), nn.LayerNorm(6), (4, 6), seed=seed)
+    assert not report.passed
+    assert any("float32 only" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("mine", "theirs", "inputs"),
+    [
+        (lambda: NarrowNorm(6), nn.LayerNorm(6), ((4, 6),)),
+        (lambda: NarrowLayer(impl.BatchNorm1d(4)), nn.BatchNorm1d(4), ((8, 4),)),
+        (lambda: NarrowLayer(impl.Linear(4, 3)), nn.Linear(4, 3), ((5, 4),)),
+        (lambda: NarrowLayer(impl.Softplus()), nn.Softplus(), (N,)),
+        (lambda: NarrowLayer(impl.ReLU()), nn.ReLU(), (N,)),
+        (lambda: NarrowLayer(impl.BCEWithLogitsLoss()), nn.BCEWithLogitsLoss(),
+         (N, parity.uniform(*N))),
+    ],
+    ids=["layer-norm", "batch-norm", "linear", "softplus", "relu", "bce-with-logits"],
+)  # fmt: skip
+def test_a_right_layer_of_float32_alone_is_tried_everywhere(mine, theirs, inputs, seed):
+    report = parity.check(mine(), theirs, *inputs, seed=seed)
+    assert report.passed, report
+    assert any("float32 only" in note for note in report.notes)
+    assert {"small values", "constant channels", "large gradients"} <= set(report.covers)
+    if list(theirs.parameters()):
+        assert any(text.startswith("3 steps") for text in report.covers)
+
+
+def test_a_layer_of_float32_alone_that_goes_stale_is_caught_by_its_steps():
+    class Stale(NarrowLayer):
+        """Keeps the weight of its first pass."""
+
+        def _give(self):
+            first = {name: array.astype(np.float32) for name, array in self.params.items()}
+            self.held = getattr(self, "held", first)
+            self.layer.params.update(self.held)
+
+    report = parity.check(Stale(impl.Linear(4, 3)), nn.Linear(4, 3), (5, 4))
+    assert any(f.quantity == "step" for f in report.failures), report
+
+
+def test_a_layer_of_float32_alone_that_reads_the_layout_wrongly_is_caught():
+    class Flat:
+        def forward(self, x):
+            self.x = np.frombuffer(x.tobytes("A"), x.dtype).reshape(x.shape).astype(np.float32)
+            return np.maximum(self.x, 0)
+
+        def backward(self, g):
+            return (g * (self.x > 0)).astype(np.float32)
+
+    report = parity.check(Flat(), nn.ReLU(), (5, 4))
+    assert {f.cause.name for f in report.failures} == {"memory_layout"}, report

@@ -21,12 +21,14 @@ def layouts(exam: Examination, small: tuple[tuple[int, ...], ...] | None) -> Non
     """Feed the same numbers in other memory layouts, and read-only, to the hand-written side."""
     pair = exam.pair
     runner = pair.subject.spawn("float64")
-    if not isinstance(runner, PlainRunner) or exam.float32_only or pair.reference.dropouts:
+    if not isinstance(runner, PlainRunner) or pair.reference.dropouts:
         return
     try:
         draw = pair.draw(pair.options.seed, True, "generic", small)
+        if exam.float32_only:
+            draw = draw.rounded(np.float32)
         theirs = pair.theirs(draw)
-        noise = pair.perturbed(draw, "float64", 2)
+        noise = pair.perturbed(draw, "float32" if exam.float32_only else "float64", 2)
         plain = pair.mine(draw).quantities
     except LayerError:
         return
@@ -56,7 +58,8 @@ def layouts(exam: Examination, small: tuple[tuple[int, ...], ...] | None) -> Non
             if ref is None or own is None or own.shape != ref.shape or ref.dtype.kind != "f":
                 continue
             moved = response(ref, [a for r in noise if (a := r.get(quantity)) is not None])
-            judged = judge64(own, ref, moved)
+            # float32's noise is too large for float64 to decide by, and enough to tell a layout
+            judged = judge64(own, ref, moved, pinned=exam.float32_only)
             already = any(f.quantity == quantity and f.failed for f in exam.findings)
             if not judged.inside and not judged.undecided and not already:
                 usual = plain.get(quantity)

@@ -172,7 +172,7 @@ class Pair:
             # Every other channel is negative throughout: padding that counts as 0 wins there.
             signs = np.where(np.arange(spec.shape[axis]) % 2, 1.0, -1.0)
             values *= signs.reshape(shape)
-            return np.array(np.broadcast_to(values, spec.shape))
+            return np.array(np.broadcast_to(values, spec.shape), order="C")
         return spec.draw(rng)
 
     @staticmethod

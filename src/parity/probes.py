@@ -16,6 +16,7 @@ from parity.ladder import EPS32, SLIGHT, differences, largest, nonfinite_differs
 from parity.layouts import layouts
 from parity.outcomes import LayerError, Outcome
 from parity.pair import LOUD, LOUDER, Pair
+from parity.rungs import near_kink
 
 SMALL = 4096  # elements an input may have before a probe shrinks its batch
 Shapes = tuple[tuple[int, ...], ...]
@@ -241,8 +242,6 @@ def _try(
     Returns False where mine alone refuses it.
     """
     pair = exam.pair
-    if exam.float32_only and label != "generic":
-        return True
     try:
         draw = pair.draw(seed, training, label, shapes)
         pair.theirs(draw)
@@ -251,7 +250,7 @@ def _try(
         return True
     try:
         if exam.float32_only:
-            found = [j for j in pair.float32(draw) if j.verdict is not Verdict.INACCURATE]
+            found = _in_float32(exam, name, draw)
         elif label == ENDS:
             found = _at_ends(pair, draw)
         else:
@@ -271,6 +270,33 @@ def _try(
             exam.add(judged, probe=name)
     exam.covers.append(name)
     return True
+
+
+def _in_float32(exam: Examination, name: str, draw: Draw) -> list[Judged]:
+    """Judge a probing draw for a layer that has no other precision, where float32 can.
+
+    Roughness is left to the usual draws. What overflows in torch's float32 too, and in whatever
+    way, is not judged; a value that rounds across a kink is said not to be covered.
+    """
+    pair, draw = exam.pair, draw.rounded(np.float32)
+    mine, narrow = pair.mine(draw, "float32"), pair.theirs(draw, "float32").quantities
+    for quantity, ref in narrow.items():
+        own = mine.quantities.get(quantity)
+        if ref is None or own is None or own.shape != ref.shape or ref.dtype.kind != "f":
+            continue
+        neither = ~(np.isfinite(ref) | np.isfinite(own))
+        if neither.any():
+            mine.quantities[quantity] = np.where(neither, ref, own)
+    if draw.label == ENDS:
+        mine.quantities = unasked(mine.quantities, narrow)
+    found = pair.float32(draw, pinned=draw.label == ENDS, mine=mine)
+    found = [j for j in found if j.verdict is not Verdict.INACCURATE]
+    off = {j.quantity for j in found if j.judgement and not j.judgement.nonfinite}
+    off &= {j.quantity for j in found if j.verdict is Verdict.MISMATCH}
+    if off and near_kink(pair, draw, off):
+        exam.not_covered.append(f"{name}: a value rounds across a kink in float32")
+        found = [j for j in found if j.quantity not in off]
+    return found
 
 
 def _at_ends(pair: Pair, draw: Draw) -> list[Judged]:
