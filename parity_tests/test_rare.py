@@ -10,6 +10,9 @@ import parity
 from fixtures.mutants.rare import MUTANTS
 from fixtures.mutants.row import tried
 from fixtures.recurrent import GRU
+from parity.checking import make_pair
+from parity.draws import ZEROS
+from parity.options import make_options
 
 SEEDS = range(20, 23)
 N = (8, 4)
@@ -165,3 +168,57 @@ def test_a_layer_of_float32_alone_that_reads_the_layout_wrongly_is_caught():
 
     report = parity.check(Flat(), nn.ReLU(), (5, 4))
     assert {f.cause.name for f in report.failures} == {"memory_layout"}, report
+
+
+class Squares:
+    """A sum of high powers, which overflows in float32 on both sides."""
+
+    def forward(self, x):
+        self.x = x
+        with np.errstate(over="ignore"):
+            return x**15
+
+    def backward(self, g):
+        with np.errstate(over="ignore"):
+            return g * 15 * self.x**14
+
+
+class Norm:
+    """The norm of each row, with torch's gradient of 0 at 0."""
+
+    def forward(self, x):
+        self.x, self.n = x, np.sqrt((x * x).sum(1))
+        return self.n.copy()
+
+    def backward(self, g):
+        return g[:, None] * self.x / np.where(self.n > 0, self.n, 1)[:, None]
+
+
+class UnguardedNorm(nn.Module):
+    def forward(self, x):
+        return x / x.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("mine", "theirs", "shape"),
+    [
+        (Squares, lambda x: x**15, N),
+        (impl.Sigmoid, nn.Sigmoid(), N),
+        (lambda: impl.Softmax(1), nn.Softmax(1), N),
+        (Norm, lambda x: x.norm(dim=1), N),
+        (UnguardedNorm, lambda x: x / x.norm(dim=1, keepdim=True), N),
+        (Norm, lambda x: x.norm(dim=1), (1, 3)),
+    ],
+    ids=["overflows-on-both-sides", "sigmoid", "softmax", "norm", "unguarded-on-both", "one-row"],
+)
+def test_where_torch_breaks_down_too_mine_may(mine, theirs, shape, seed):
+    report = parity.check(mine(), theirs, shape, seed=seed)
+    assert report.passed, report
+    assert "rows of zeros" in report.covers
+
+
+def test_rows_of_zeros_are_drawn_for_both_inputs_and_each():
+    pair = make_pair(Norm, torch.cosine_similarity, (N, N), make_options({}))
+    rows = [set(np.flatnonzero((a == 0).all(1))) for a in pair.draw(label=ZEROS).inputs]
+    assert rows == [{0, 1}, {0, 2}]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
+ZEROS = "rows of zeros"  # the label of a draw whose inputs hold some
 FEW = 2048  # up to here np.nextafter is the faster way to a neighbouring number
 
 
@@ -113,6 +114,17 @@ def _redraw(array: Array, rng: np.random.Generator) -> Array:
             return np.asarray(rng.standard_normal(array.shape) * 0.5)
         return np.asarray(level * rng.uniform(0.5, 1.5, array.shape))
     return np.asarray(array * rng.uniform(0.75, 1.25, array.shape))
+
+
+def with_zero_rows(array: Array, place: int) -> Array:
+    """Return ``array`` with its first row zero, and another that only input ``place`` has.
+
+    Of a vector that is an element each.
+    """
+    array = array.copy()
+    array[:1] = 0.0
+    array[place + 1 : place + 2] = 0.0
+    return array
 
 
 def small_integers(shape: tuple[int, ...], rng: np.random.Generator, high: int = 3) -> Array:

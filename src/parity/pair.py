@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from parity.draws import Draw, log_uniform, random_weights, small_integers
+from parity.draws import (
+    ZEROS,
+    Draw,
+    log_uniform,
+    random_weights,
+    small_integers,
+    with_zero_rows,
+)
 from parity.elements import element_allowances, open_scales, permutes, saturation
 from parity.ends import LABEL as ENDS
 from parity.ends import at_ends, sentinel
@@ -125,16 +132,16 @@ class Pair:
         buffers |= {name: array for name, array in self.fixed.items() if name in buffers}
         # a class weight that mine keeps to itself stays as both sides were built with it
         buffers |= {name: self.reference.buffers[name] for name in self.unheld}
-        inputs = tuple(self._input(spec, rng, label, i == 0) for i, spec in enumerate(specs))
+        inputs = tuple(self._input(spec, rng, label, i) for i, spec in enumerate(specs))
         if label == "near kinks" and len(inputs) > 1 and specs[1].shape == inputs[0].shape:
             inputs = (inputs[0] + inputs[1], *inputs[1:])  # a loss looks at the difference
         draw = Draw(inputs, params, buffers, (), training, (), label, seed)
         return replace(draw, upstream=self._upstream(draw, rng))
 
-    def _input(self, spec: Spec, rng: np.random.Generator, label: str, first: bool) -> Array:
+    def _input(self, spec: Spec, rng: np.random.Generator, label: str, place: int) -> Array:
         if label == ENDS:
             return at_ends(spec, rng, sentinel(self.reference.original))
-        if not spec.free or (label == "near kinks" and not first):
+        if not spec.free or (label == "near kinks" and place):
             return spec.draw(rng)
         if label == "integers":
             values = small_integers(spec.shape, rng)
@@ -173,6 +180,8 @@ class Pair:
             signs = np.where(np.arange(spec.shape[axis]) % 2, 1.0, -1.0)
             values *= signs.reshape(shape)
             return np.array(np.broadcast_to(values, spec.shape), order="C")
+        if label == ZEROS and spec.shape:
+            return with_zero_rows(spec.draw(rng), place)
         return spec.draw(rng)
 
     @staticmethod

@@ -11,6 +11,7 @@ from parity.ends import LABEL as ENDS
 from parity.ends import bounded, sentinel, unasked
 from parity.examination import Examination
 from parity.findings import FAILING, Verdict
+from parity.finite import FAR, unbroken, zeros
 from parity.judged import Judged
 from parity.ladder import EPS32, SLIGHT, differences, largest, nonfinite_differs, same_bits
 from parity.layouts import layouts
@@ -138,6 +139,7 @@ def probe(exam: Examination) -> None:
         _try(exam, "thresholds", pair.options.seed, True, "near kinks", small)
     if any(map(bounded, pair.specs)) or _ignores(pair):
         _try(exam, ENDS, pair.options.seed, True, ENDS, small)
+    zeros(exam, small)
     if batched(pair):
         asked = pair.specs[0].shape[0]
         for batch, name in (
@@ -269,6 +271,9 @@ def _try(
         if judged.verdict in (Verdict.MISMATCH, Verdict.ERROR) or rough:
             exam.add(judged, probe=name)
     exam.covers.append(name)
+    both = "float32" in pair.options.dtypes and "float32" in pair.options.rungs
+    if label in FAR and both and not exam.float32_only:
+        unbroken(exam, name, draw, found)
     return True
 
 
