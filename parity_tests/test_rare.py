@@ -11,7 +11,7 @@ from fixtures.mutants.rare import MUTANTS
 from fixtures.mutants.row import tried
 from fixtures.recurrent import GRU
 from parity.checking import make_pair
-from parity.draws import ZEROS
+from parity.draws import ZEROS, with_tails
 from parity.options import make_options
 
 SEEDS = range(20, 23)
@@ -222,3 +222,37 @@ def test_rows_of_zeros_are_drawn_for_both_inputs_and_each():
     pair = make_pair(Norm, torch.cosine_similarity, (N, N), make_options({}))
     rows = [set(np.flatnonzero((a == 0).all(1))) for a in pair.draw(label=ZEROS).inputs]
     assert rows == [{0, 1}, {0, 2}]
+
+
+class Mish:
+    """By logaddexp, with a sigmoid of either sign."""
+
+    def forward(self, x):
+        self.x, self.t = x, np.tanh(np.logaddexp(x, 0))
+        return x * self.t
+
+    def backward(self, g):
+        e = np.exp(-np.abs(self.x))
+        s = np.where(self.x > 0, 1, e) / (1 + e)
+        return g * (self.t + self.x * (1 - self.t**2) * s)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("shape", [N, (3,), (2, 5)])
+def test_a_right_tail_is_taken_for_right(shape, seed):
+    assert parity.check(Mish(), nn.Mish(), shape, seed=seed, rungs=["float64", "probes"]).passed
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 8, 32, 1000])
+def test_every_draw_of_magnitudes_reaches_both_far_tails(size):
+    for seed in range(20):
+        drawn = with_tails(np.full(size, 1e-9), np.random.default_rng(seed))
+        far = np.sqrt(1000)
+        assert (drawn < -far).any()
+        assert (drawn > far).any()
+        assert np.abs(drawn).max() <= 100
+        if size >= 8:
+            for sign in (-1, 1):
+                tail = sign * drawn
+                assert ((tail >= 1) & (tail <= 10)).any()
+        assert (drawn == 1e-9).sum() == size - max(2, size // 2)

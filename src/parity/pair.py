@@ -16,6 +16,7 @@ from parity.draws import (
     log_uniform,
     random_weights,
     small_integers,
+    with_tails,
     with_zero_rows,
 )
 from parity.elements import element_allowances, open_scales, permutes, saturation
@@ -152,7 +153,9 @@ class Pair:
                 values = np.where(chosen, rng.choice(special, spec.shape), values)
             return self._with_each([0.0, *special], values, rng)
         if label == "magnitudes":
-            return log_uniform(spec.shape, rng)
+            values = log_uniform(spec.shape, rng)
+            # where every element is judged by itself, chance must not decide which tail is seen
+            return with_tails(values, rng) if self.elementwise else values
         if label == "extreme":
             values = rng.standard_normal(spec.shape) * 300.0
             if len(spec.shape) > 1 and spec.shape[0] > 1:

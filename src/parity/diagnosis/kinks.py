@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from parity.diagnosis.registry import Hypothesis, Reading, hypotheses, readings
-from parity.diagnosis.trials import LARGE, Quantities, Trial
+from parity.diagnosis.trials import COARSE, LARGE, Quantities, Trial
 from parity.ladder import EPS64
 from parity.outcomes import Array
 from parity.pair import LOUD, Pair
@@ -145,8 +145,9 @@ def numerics(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
     if wrong and all(t.draw.label == "magnitudes" and _cancels(t, name) for t in wrong):
         yield Reading(
             "cancellation",
-            "{q} is right for |x| near 1 and loses its digits for tiny values: nearly equal "
-            "numbers are subtracted (exp(x) - 1 for expm1, log(1 + x) for log1p)",
+            f"{{q}} is right for |x| near 1 and loses its digits {_lost(wrong, name)}: nearly "
+            "equal numbers are subtracted, or a small one added to 1 (exp(x) - 1 for expm1, log(1 + x) "
+            "for log1p)",
             partial(_own_where, lambda t: t.draw.label == "magnitudes"),
         )
 
@@ -181,6 +182,20 @@ def _ends(trial: Trial) -> set[float]:
             continue
         found |= {float(end) for end in (array.min(), array.max()) if (array == end).sum() > 1}
     return found
+
+
+def _lost(wrong: Sequence[Trial], name: str) -> str:
+    """Return where digits are lost: for tiny inputs, or in a tail alone."""
+    far = []
+    for trial in wrong:
+        own, ref = trial.get(name), trial.theirs.get(name)
+        if own is None or ref is None or not own.shape == ref.shape == trial.x.shape:
+            return "for tiny values"
+        far.append(np.abs(trial.x[np.abs(own - ref) > COARSE * np.abs(ref)]))
+    lost = np.concatenate(far)
+    if lost.size and lost.min() > 1:
+        return f"from |x| = {lost.min():.2g} on, where it is tiny"
+    return "for tiny values"
 
 
 def _cancels(trial: Trial, name: str) -> bool:

@@ -191,7 +191,10 @@ class Numbers(Sides):
             kept = f"~np.isin(np.arange({shape[0]}), [0, {place + 1}]).reshape({one})"
             return f"({drawn} * {kept}){cast}"
         if spec.kind == "normal" and label == "magnitudes":
-            return f"rng.choice([-1, 1], {shape}) * 10.0 ** rng.uniform(-30, 2, {shape}){cast}"
+            powers = f"rng.uniform(-30, 2, {shape})"
+            if self.pair.elementwise:  # both tails in every draw
+                powers = f"np.where(rng.random({shape}) < 0.5, {powers}, 1.75)"
+            return f"rng.choice([-1, 1], {shape}) * 10.0 ** {powers}{cast}"
         if spec.kind == "normal":
             scale = options.get("scale", SCALES.get(str(label), 1.0))
             return f"rng.normal({options.get('mean', 0.0)}, {scale}, {shape}){cast}"
