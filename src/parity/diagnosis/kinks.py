@@ -145,9 +145,9 @@ def numerics(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
     if wrong and all(t.draw.label == "magnitudes" and _cancels(t, name) for t in wrong):
         yield Reading(
             "cancellation",
-            f"{{q}} is right for |x| near 1 and loses its digits {_lost(wrong, name)}: nearly "
-            "equal numbers are subtracted, or a small one added to 1 (exp(x) - 1 for expm1, log(1 + x) "
-            "for log1p)",
+            f"{{q}} is right for |x| near 1 and loses its digits {_lost(wrong, name)}: "
+            "nearly equal numbers are subtracted, or a small one is added to 1 (exp(x) - 1 for "
+            "expm1, log(1 + x) for log1p)",
             partial(_own_where, lambda t: t.draw.label == "magnitudes"),
         )
 
