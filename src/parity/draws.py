@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
+ZEROS = "rows of zeros"  # the label of a draw whose inputs hold some
 FEW = 2048  # up to here np.nextafter is the faster way to a neighbouring number
 BLOCK = 2**14  # elements moved at a time, in the cache
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
@@ -144,6 +145,33 @@ def _redraw(array: Array, rng: np.random.Generator) -> Array:
             return np.asarray(rng.standard_normal(array.shape) * 0.5)
         return np.asarray(level * rng.uniform(0.5, 1.5, array.shape))
     return np.asarray(array * rng.uniform(0.75, 1.25, array.shape))
+
+
+def with_tails(array: Array, rng: np.random.Generator) -> Array:
+    """Return ``array`` with up to half of its elements in ±[1, 10) and ±[10, 100).
+
+    Each of the four holds as many, spread evenly over its magnitudes from the top down, so that
+    the far half of each tail is met by every draw of a few elements.
+    """
+    array = array.copy()
+    each = max(1, array.size // 8)
+    spread = (np.arange(each, 0, -1) - rng.random((4, each)) / 2) / each
+    starts = np.array([[1.0], [1.0], [0.0], [0.0]])  # the farther tails first, where few fit
+    values = np.array([[-1.0], [1.0], [-1.0], [1.0]]) * 10.0 ** (starts + spread)
+    chosen = values.T.ravel()[: max(array.size // 2, min(array.size, 2))]
+    array.flat[rng.permutation(array.size)[: chosen.size]] = chosen
+    return array
+
+
+def with_zero_rows(array: Array, place: int) -> Array:
+    """Return ``array`` with its first row zero, and another that only input ``place`` has.
+
+    Of a vector that is an element each.
+    """
+    array = array.copy()
+    array[:1] = 0.0
+    array[place + 1 : place + 2] = 0.0
+    return array
 
 
 def small_integers(shape: tuple[int, ...], rng: np.random.Generator, high: int = 3) -> Array:

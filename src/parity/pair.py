@@ -10,7 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from parity.draws import Draw, log_uniform, random_weights, small_integers
+from parity.draws import (
+    ZEROS,
+    Draw,
+    log_uniform,
+    random_weights,
+    small_integers,
+    with_tails,
+    with_zero_rows,
+)
 from parity.elements import element_allowances, open_scales, permutes, saturation
 from parity.ends import LABEL as ENDS
 from parity.ends import at_ends, sentinel
@@ -42,6 +50,8 @@ from parity.torch_side import TorchSide
 
 PERTURBED = 3  # one-ulp runs of the reference in float64: the noise
 LARGE = 1e4  # the scale of large inputs and upstream gradients
+LOUD = "large gradients"  # a draw of usual inputs whose upstream gradient alone is large
+LOUDER = 2.0**20  # by this factor: a power of two, so that a linear backward scales exactly
 YARDSTICKS = 4  # perturbed float32 runs beside torch's plain one
 
 
@@ -182,8 +192,7 @@ class Pair:
         # In C order, as a user's own arrays are: other memory layouts are a check of their own,
         # and a layer that reads them wrongly is to be named for that.
         inputs = tuple(
-            np.asarray(self._input(spec, rng, label, i == 0), order="C")
-            for i, spec in enumerate(specs)
+            np.asarray(self._input(spec, rng, label, i), order="C") for i, spec in enumerate(specs)
         )
         if label == "near kinks" and len(inputs) > 1 and specs[1].shape == inputs[0].shape:
             inputs = (inputs[0] + inputs[1], *inputs[1:])  # a loss looks at the difference
@@ -192,10 +201,10 @@ class Pair:
         self._last = asked, draw
         return draw
 
-    def _input(self, spec: Spec, rng: np.random.Generator, label: str, first: bool) -> Array:
+    def _input(self, spec: Spec, rng: np.random.Generator, label: str, place: int) -> Array:
         if label == ENDS:
             return at_ends(spec, rng, sentinel(self.reference.original))
-        if not spec.free or (label == "near kinks" and not first):
+        if not spec.free or (label == "near kinks" and place):
             return spec.draw(rng)
         if label == "integers":
             values = small_integers(spec.shape, rng)
@@ -206,7 +215,9 @@ class Pair:
                 values = np.where(chosen, rng.choice(special, spec.shape), values)
             return self._with_each([0.0, *special], values, rng)
         if label == "magnitudes":
-            return log_uniform(spec.shape, rng)
+            values = log_uniform(spec.shape, rng)
+            # where every element is judged by itself, chance must not decide which tail is seen
+            return with_tails(values, rng) if self.elementwise else values
         if label == "extreme":
             values = rng.standard_normal(spec.shape) * 300.0
             if len(spec.shape) > 1 and spec.shape[0] > 1:
@@ -233,7 +244,9 @@ class Pair:
             # Every other channel is negative throughout: padding that counts as 0 wins there.
             signs = np.where(np.arange(spec.shape[axis]) % 2, 1.0, -1.0)
             values *= signs.reshape(shape)
-            return np.array(np.broadcast_to(values, spec.shape))
+            return np.array(np.broadcast_to(values, spec.shape), order="C")
+        if label == ZEROS and spec.shape:
+            return with_zero_rows(spec.draw(rng), place)
         return spec.draw(rng)
 
     @staticmethod
@@ -280,6 +293,8 @@ class Pair:
                 made.append(np.asarray(rng.standard_normal(shape)))
         if not self.upstream_taken:  # a loss whose backward takes nothing means 1
             made = [None if g is None else np.ones_like(g) for g in made]
+        elif draw.label == LOUD:
+            made = [None if g is None else g * LOUDER for g in made]
         return tuple(made)
 
     # ---- runs --------------------------------------------------------------------------------
@@ -339,10 +354,11 @@ class Pair:
         refs: Mapping[str, Array | None],
         count: int,
         inputs: bool = True,
+        dtype: str = "float64",
     ) -> dict[str, Array]:
         """Return how far each element of ``refs`` moves in ``count`` perturbed runs."""
         found = {name: np.zeros(ref.shape) for name, ref in refs.items() if ref is not None}
-        for moved in self.perturbed(draw, "float64", count, inputs):
+        for moved in self.perturbed(draw, dtype, count, inputs):
             for name, noise in found.items():
                 ref, other = refs[name], moved.get(name)
                 if ref is not None and other is not None:

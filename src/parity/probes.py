@@ -11,12 +11,14 @@ from parity.ends import LABEL as ENDS
 from parity.ends import bounded, sentinel, unasked
 from parity.examination import Examination
 from parity.findings import FAILING, Verdict
+from parity.finite import FAR, unbroken, zeros
 from parity.judged import Judged
-from parity.ladder import EPS32, farthest, largest, same_bits
+from parity.ladder import EPS32, SLIGHT, farthest, largest, nonfinite_differs, same_bits
 from parity.layouts import layouts
 from parity.outcomes import LayerError, Outcome
 from parity.overflow import UNMEASURED, leaves_domain, no_measure
-from parity.pair import Pair
+from parity.pair import LOUD, LOUDER, Pair
+from parity.rungs import near_kink
 
 SMALL = 4096  # elements an input may have before a probe shrinks its batch
 Shapes = tuple[tuple[int, ...], ...]
@@ -138,6 +140,7 @@ def probe(exam: Examination) -> None:
         _try(exam, "thresholds", pair.options.seed, True, "near kinks", small)
     if any(map(bounded, pair.specs)) or _ignores(pair):
         _try(exam, ENDS, pair.options.seed, True, ENDS, small)
+    zeros(exam, small)
     if batched(pair):
         asked = pair.specs[0].shape[0]
         for batch, name in (
@@ -155,6 +158,42 @@ def probe(exam: Examination) -> None:
         if pair.options.modes is None and not pair.reference.dropouts:
             _try(exam, "evaluation mode", pair.options.seed, False, "generic", small)
     layouts(exam, small)
+
+
+def loud(exam: Examination, draw: Draw, usual: Outcome | None) -> None:
+    """Hand backward a gradient much larger than that of ``draw``: what is clipped shows.
+
+    Mine is held against ``usual``, its own answer, of which the new one must be a multiple: one
+    run, where the ladder takes five. What did not scale, or has masks that are never twice the
+    same (``usual`` is None), is judged by the reference: mine may clip where that does.
+    """
+    pair = exam.pair
+    if not pair.upstream_taken or all(g is None for g in draw.upstream):
+        return
+    more = tuple(None if g is None else g * LOUDER for g in draw.upstream)
+    try:
+        if usual is not None and _scales(usual, pair.mine(replace(draw, upstream=more))):
+            exam.covers.append(LOUD)
+            return
+    except LayerError:
+        pass  # said below, as a refusal
+    _try(exam, LOUD, pair.options.seed, True, LOUD, probe_shapes(pair))
+
+
+def _scales(usual: Outcome, loud: Outcome) -> bool:
+    """Whether every gradient grew by LOUDER, but for rounding."""
+    for name, once in usual.quantities.items():
+        grown = loud.quantities.get(name)
+        if not name.startswith("grad_") or once is None or once.dtype.kind != "f":
+            continue
+        if grown is None or grown.shape != once.shape:
+            return False
+        expected = once * LOUDER
+        if nonfinite_differs(grown, expected).any():
+            return False
+        if farthest(grown, expected) > SLIGHT * largest(expected):
+            return False
+    return True
 
 
 def _ignores(pair: Pair) -> bool:
@@ -206,8 +245,6 @@ def _try(
     Returns False where mine alone refuses it.
     """
     pair = exam.pair
-    if exam.float32_only and label != "generic":
-        return True
     try:
         draw = pair.draw(seed, training, label, shapes)
         theirs = pair.theirs(draw)
@@ -217,7 +254,7 @@ def _try(
         return True
     try:
         if exam.float32_only:
-            found = [j for j in pair.float32(draw) if j.verdict is not Verdict.INACCURATE]
+            found = _in_float32(exam, name, draw)
         elif label == ENDS:
             found = _at_ends(pair, draw, theirs)
         else:
@@ -240,7 +277,37 @@ def _try(
         if judged.verdict in (Verdict.MISMATCH, Verdict.ERROR) or rough:
             exam.add(judged, probe=name)
     exam.covers.append(name)
+    both = "float32" in pair.options.dtypes and "float32" in pair.options.rungs
+    if label in FAR and both and not exam.float32_only:
+        unbroken(exam, name, draw, found)
     return True
+
+
+def _in_float32(exam: Examination, name: str, draw: Draw) -> list[Judged]:
+    """Judge a probing draw for a layer that has no other precision, where float32 can.
+
+    Roughness is left to the usual draws. What overflows in torch's float32 too, and in whatever
+    way, is not judged; a value that rounds across a kink is said not to be covered.
+    """
+    pair, draw = exam.pair, draw.rounded(np.float32)
+    mine, narrow = pair.mine(draw, "float32"), pair.theirs(draw, "float32").quantities
+    for quantity, ref in narrow.items():
+        own = mine.quantities.get(quantity)
+        if ref is None or own is None or own.shape != ref.shape or ref.dtype.kind != "f":
+            continue
+        neither = ~(np.isfinite(ref) | np.isfinite(own))
+        if neither.any():
+            mine.quantities[quantity] = np.where(neither, ref, own)
+    if draw.label == ENDS:
+        mine.quantities = unasked(mine.quantities, narrow)
+    found = pair.float32(draw, pinned=draw.label == ENDS, mine=mine)
+    found = [j for j in found if j.verdict is not Verdict.INACCURATE]
+    off = {j.quantity for j in found if j.judgement and not j.judgement.nonfinite}
+    off &= {j.quantity for j in found if j.verdict is Verdict.MISMATCH}
+    if off and near_kink(pair, draw, off):
+        exam.not_covered.append(f"{name}: a value rounds across a kink in float32")
+        found = [j for j in found if j.quantity not in off]
+    return found
 
 
 def _at_ends(pair: Pair, draw: Draw, theirs: Outcome) -> list[Judged]:

@@ -9,11 +9,13 @@ from functools import cached_property, partial
 import numpy as np
 
 from parity.draws import Draw
+from parity.elements import saturation
 from parity.examination import Examination
 from parity.findings import Verdict
 from parity.judged import Judged
 from parity.ladder import (
     SECOND_LOOK,
+    judge32,
     judge64,
     largest,
     response,
@@ -21,17 +23,19 @@ from parity.ladder import (
     second_look,
     shrink_ratio,
     slight,
+    verdict32,
     verdict64,
 )
 from parity.leftovers import leaves_nothing
 from parity.outcomes import Array, LayerError, Outcome, alike
 from parity.own_forward import ALIKE
 from parity.pair import Looks, Pair
-from parity.probes import probe_shapes
+from parity.probes import loud, probe_shapes
 from parity.subjects import PlainRunner, as_arrays, backward, cast, guarded, load
 
 STEPS = 3
 PASSES = 4  # over the same numbers: what changes with the calls shows
+NARROW_WALKS = 4  # nudged walks of the reference in float32
 RATE = 0.1
 
 
@@ -43,32 +47,37 @@ def keep_promises(exam: Examination) -> None:
     except LayerError:
         return
     try:
+        first: Outcome | None = None
         if pair.reference.dropouts:
             _dropout(exam)
         else:
-            _repeats(exam, draw)
+            first = _repeats(exam, draw)
+        if "probes" in pair.options.rungs:
+            loud(exam, draw, first)
         _accumulates(exam, draw)
         _leaves_alone(exam, draw)
-        if not exam.float32_only:
-            _steps(exam)
+        _steps(exam)
         leaves_nothing(exam, draw)
     except LayerError as failure:
         exam.error(failure, draw)
 
 
-def _repeats(exam: Examination, draw: Draw) -> None:
-    """Later passes over the same numbers give the same bits, on the same object."""
+def _repeats(exam: Examination, draw: Draw) -> Outcome:
+    """Later passes over the same numbers give the same bits, on the same object.
+
+    Returns the first of them.
+    """
     pair = exam.pair
     runner = pair.subject.spawn("float64")
     first = pair.mine(draw, "float64", runner)
     others = [pair.mine(draw, "float64", runner) for _ in range(PASSES - 1)] + [pair.mine(draw)]
     if all(same_bits(other.quantities, first.quantities) for other in others):
         _add(exam, "repeat", Verdict.MATCH, draw)
-        return
+        return first
     again = pair.theirs(draw)
     if not same_bits(again.quantities, pair.theirs(draw).quantities):
         exam.notes.append("torch does not repeat its own bits here; repeatability is not judged")
-        return
+        return first
     changed = [
         name
         for name, array in first.quantities.items()
@@ -78,6 +87,7 @@ def _repeats(exam: Examination, draw: Draw) -> None:
     which = "later" if late else "second"
     text = f"a {which} pass over the same numbers gives another answer: {', '.join(changed)}"
     _add(exam, "repeat", Verdict.MISMATCH, draw, text, "not_repeatable")
+    return first
 
 
 def _accumulates(exam: Examination, draw: Draw) -> None:
@@ -176,12 +186,11 @@ def _steps(exam: Examination) -> None:
     pair = exam.pair
     if not pair.reference.params and not pair.reference.buffers:
         return
-    shapes = probe_shapes(pair)
+    if exam.float32_only:
+        _narrow_steps(exam)
+        return
     seed = pair.options.seed
-    draws = [pair.draw(seed, True, f"step{k}", shapes) for k in range(STEPS)]
-    after = "eval" in (pair.options.modes or ("eval",))
-    if after:
-        draws.append(pair.draw(seed, False, "after-training", shapes))
+    draws = _drawn(pair, seed)
     runner = pair.subject.spawn("float64")
     mine = _walk(pair, draws, lambda draw: pair.mine(draw, "float64", runner))
     shared = [replace(d, masks=m.masks) for d, m in zip(draws, mine, strict=True)]
@@ -214,7 +223,66 @@ def _steps(exam: Examination) -> None:
                 )
                 return
     _add(exam, "step", Verdict.MATCH, draws[0])
-    exam.covers.append(f"{STEPS} steps" + (", then evaluation" if after else ""))
+    exam.covers.append(_what(draws))
+
+
+def _drawn(pair: Pair, seed: int) -> list[Draw]:
+    """Return a draw for each step, and one for the evaluation that follows."""
+    shapes = probe_shapes(pair)
+    draws = [pair.draw(seed, True, f"step{k}", shapes) for k in range(STEPS)]
+    if "eval" in (pair.options.modes or ("eval",)):
+        draws.append(pair.draw(seed, False, "after-training", shapes))
+    return draws
+
+
+def _what(draws: list[Draw]) -> str:
+    return f"{STEPS} steps" + (", then evaluation" if len(draws) > STEPS else "")
+
+
+def _narrow_steps(exam: Examination) -> None:
+    """The same steps for a layer that has float32 only; what parts must part on two draws.
+
+    A value that rounds across a kink in one of them is no fault.
+    """
+    pair, seed = exam.pair, exam.pair.options.seed
+    if pair.reference.dropouts:
+        exam.not_covered.append(f"{STEPS} steps: not judged in float32 where there is dropout")
+        return
+    draws = _drawn(pair, seed)
+    found = _narrow_fault(pair, draws)
+    if any(f.failed for f in exam.findings):
+        return  # said once, where it arose
+    if found is not None and _narrow_fault(pair, _drawn(pair, seed + 1)) is not None:
+        item, k = found
+        when = f"after step {k}" if k < STEPS else "in evaluation after training"
+        text = f"{item.quantity} parts {when}"
+        exam.add(replace(item, quantity="step", message=text), step=k, of=item.quantity)
+        return
+    _add(exam, "step", Verdict.MATCH, draws[0])
+    exam.covers.append(_what(draws))
+
+
+def _narrow_fault(pair: Pair, draws: list[Draw]) -> tuple[Judged, int] | None:
+    """Return the first quantity that parts in float32, and after how many steps."""
+    walks = _Walks(pair, draws, None)
+    rng = np.random.default_rng([draws[0].seed, 8])
+    runs = [walks.narrow]
+    for _ in range(NARROW_WALKS):
+        moved = [draw.nudged(rng, np.float32) for draw in walks.rounded]
+        runs.append(_walk(pair, moved, lambda d: pair.theirs(d, "float32")))
+    for k, (own, ref) in enumerate(zip(walks.mine, walks.exact, strict=True)):
+        for name, exact, answer in pair.partners(ref, own):
+            if exact is None or answer is None or exact.dtype.kind != "f":
+                continue
+            others = [a for run in runs if (a := run[k].quantities.get(name)) is not None]
+            if answer.shape != exact.shape or not np.isfinite(others).all():
+                continue
+            judged = judge32(answer, exact, others, saturation(pair, walks.rounded[k], name))
+            verdict = verdict32(judged)
+            if verdict is Verdict.MISMATCH:
+                item = Judged(name, "float32", verdict, judged, draws[k], answer, exact)
+                return item, k
+    return None
 
 
 def _finite(outcome: Outcome) -> bool:

@@ -125,18 +125,18 @@ def _off_kinks(exam: Examination, draw: Draw, found: list[Judged]) -> list[Judge
     pair = exam.pair
     for attempt in range(REDRAWS):
         bad = {j.quantity for j in found if j.verdict in (Verdict.MISMATCH, Verdict.INACCURATE)}
-        if not bad or not _near_kink(pair, draw.rounded(np.float32), bad):
+        if not bad or not near_kink(pair, draw.rounded(np.float32), bad):
             return found
         draw = pair.draw(draw.seed, draw.training, f"off-kink{attempt}")
         again = {j.quantity: j for j in pair.float32(draw)}
         found = [again.get(j.quantity, j) if j.quantity in bad else j for j in found]
     bad = {j.quantity for j in found if j.verdict in (Verdict.MISMATCH, Verdict.INACCURATE)}
-    if bad and _near_kink(pair, draw.rounded(np.float32), bad):
+    if bad and near_kink(pair, draw.rounded(np.float32), bad):
         return [replace(j, verdict=Verdict.UNDECIDED) if j.quantity in bad else j for j in found]
     return found
 
 
-def _near_kink(pair: Pair, draw: Draw, names: set[str]) -> bool:
+def near_kink(pair: Pair, draw: Draw, names: set[str]) -> bool:
     """Whether float32-sized moves change the float64 answer out of proportion to tiny ones."""
     theirs = pair.theirs(draw).quantities
     wide = []

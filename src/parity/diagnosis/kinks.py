@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from parity.diagnosis.registry import Hypothesis, Reading, hypotheses, readings
-from parity.diagnosis.trials import LARGE, Quantities, Trial
+from parity.diagnosis.trials import COARSE, LARGE, Quantities, Trial
 from parity.ladder import EPS64
 from parity.outcomes import Array
-from parity.pair import Pair
+from parity.pair import LOUD, Pair
 
 NUDGE = 2.0**-40  # moves an integer off a kink, and a piecewise linear function not at all
 EXP_ENDS = 709.0  # beyond it exp overflows, and below -709 - 36 it is 0
+GIVEN_MUCH = (LOUD, "large")  # draws whose upstream gradient is large
 ROUNDINGS = 64.0  # a difference of nearly equal numbers near 1 is off by a few of their roundings
 
 
@@ -116,7 +117,7 @@ def _isolated(places: dict[float, float], trials: Sequence[Trial], name: str) ->
 
 @readings
 def numerics(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
-    """Read overflow at large inputs, broken ends of a domain, and cancellation at tiny inputs."""
+    """Read overflow at large inputs, broken ends, clipping, and cancellation at tiny inputs."""
     wrong = [t for t in trials if t.differs(name)]
     # beside an infinity stand numbers that are nearly one, and have lost their digits
     if all(t.draw.label in LARGE for t in wrong) and any(breaks(t, name) for t in wrong):
@@ -143,13 +144,28 @@ def numerics(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
             "finite: guard the logarithm or the division at the ends of the domain",
             partial(_own_where, _ends),
         )
+    if _clips(wrong):
+        yield Reading(
+            "backward_not_linear",
+            "{q} is right for usual upstream gradients and does not grow with large ones: backward "
+            "is linear in what it is given, and something in it is clipped or overflows",
+            partial(_own_where, lambda t: t.draw.label in GIVEN_MUCH),
+        )
     if wrong and all(t.draw.label == "magnitudes" and _cancels(t, name) for t in wrong):
         yield Reading(
             "cancellation",
-            "{q} is right for |x| near 1 and loses its digits for tiny values: nearly equal "
-            "numbers are subtracted (exp(x) - 1 for expm1, log(1 + x) for log1p)",
+            f"{{q}} is right for |x| near 1 and loses its digits {_lost(wrong, name)}: "
+            "nearly equal numbers are subtracted, or a small one is added to 1 (exp(x) - 1 for "
+            "expm1, log(1 + x) for log1p)",
             partial(_own_where, lambda t: t.draw.label == "magnitudes"),
         )
+
+
+def _clips(wrong: Sequence[Trial]) -> bool:
+    """Whether nothing but a large upstream gradient shows the fault, with torch's own outputs."""
+    labels = {t.draw.label for t in wrong}
+    forward = (t.differs(n) for t in wrong for n in t.names if n.startswith("forward"))
+    return LOUD in labels and labels <= set(GIVEN_MUCH) and not any(forward)
 
 
 def breaks(trial: Trial, name: str) -> bool:
@@ -187,6 +203,20 @@ def _ends(trial: Trial) -> set[float]:
             continue
         found |= {float(end) for end in (array.min(), array.max()) if (array == end).sum() > 1}
     return found
+
+
+def _lost(wrong: Sequence[Trial], name: str) -> str:
+    """Return where digits are lost: for tiny inputs, or in a tail alone."""
+    far = []
+    for trial in wrong:
+        own, ref = trial.get(name), trial.theirs.get(name)
+        if own is None or ref is None or not own.shape == ref.shape == trial.x.shape:
+            return "for tiny values"
+        far.append(np.abs(trial.x[np.abs(own - ref) > COARSE * np.abs(ref)]))
+    lost = np.concatenate(far)
+    if lost.size and lost.min() > 1:
+        return f"from |x| = {lost.min():.2g} on, where it is tiny"
+    return "for tiny values"
 
 
 def _cancels(trial: Trial, name: str) -> bool:

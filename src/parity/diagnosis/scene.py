@@ -16,10 +16,10 @@ from parity.findings import Finding, Verdict
 from parity.judged import Judged
 from parity.outcomes import LayerError
 from parity.overflow import leaves_domain, no_measure
-from parity.pair import Pair
+from parity.pair import LOUD, Pair
 from parity.probes import Shapes, batched, probe_shapes
 
-SPECIAL = ("integers", "magnitudes", "extreme", "large", ENDS)
+SPECIAL = ("integers", "magnitudes", "extreme", "large", LOUD, ENDS)
 MOST_FAILING = 4
 SIDE = 9  # of an image in a trial
 OPEN = frozenset({Verdict.MISMATCH, Verdict.INACCURATE})

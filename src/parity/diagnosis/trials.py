@@ -14,13 +14,24 @@ from parity.draws import Draw
 from parity.elements import saturation
 from parity.ends import LABEL as ENDS
 from parity.judged import channel_axis
-from parity.ladder import EPS64, SAFETY64, TINY64, farthest, judge64, largest, response
+from parity.ladder import (
+    EPS32,
+    EPS64,
+    SAFETY64,
+    SCALE_GAP,
+    TINY64,
+    farthest,
+    judge64,
+    largest,
+    response,
+)
 from parity.outcomes import Array
 from parity.pair import Pair
 
 Quantities = Mapping[str, "Array | None"]
 LARGE = ("extreme", "large")  # draws in which exponentials overflow
 COARSE = 1e-6  # a prediction further off than this share of its size needs no closer look
+NARROW = 1e-4  # the same for a layer that computes in float32 alone
 NUDGES = 2
 ELEMENTS = 64.0  # elementwise bound in units of the element's own response and ulp
 
@@ -145,7 +156,8 @@ class Trial:
         # what a parameter held away from 0 may vanish without it: its rounding is that of torch's
         ref = self.theirs.get(name)
         usual = largest(ref) if ref is not None and ref.dtype.kind == "f" else 0.0
-        return off <= COARSE * max(largest(predicted), usual) or off <= self._noise(name)
+        coarse = COARSE if own.dtype != np.float32 else NARROW
+        return off <= coarse * max(largest(predicted), usual) or off <= self._noise(name)
 
     def _noise(self, name: str) -> float:
         """What rounding alone makes of a quantity that is zero by construction; 0 of others."""
@@ -176,13 +188,17 @@ class Trial:
         if predicted.dtype.kind != "f":
             return bool(np.array_equal(own, predicted))
         noise = response(predicted, [o for o in others if o is not None and o.shape == own.shape])
+        narrow = own.dtype == np.float32  # a layer that has no other precision
+        if narrow:
+            with np.errstate(over="ignore"):
+                noise = noise / SCALE_GAP + EPS32 * largest(predicted)
         judged = judge64(
             own,
             predicted,
             noise,
             axis=channel_axis(name, predicted),
-            per_element=self._elements(name, predicted, noise),
-            pinned=self.pinned,
+            per_element=None if narrow else self._elements(name, predicted, noise),
+            pinned=self.pinned or narrow,
             floor=saturation(self.pair, self.draw, name),
         )
         if judged.nonfinite:

@@ -13,6 +13,7 @@ from parity.findings import Verdict
 from parity.judged import Judged
 from parity.ladder import differences, nonfinite_differs
 from parity.outcomes import Array
+from parity.pair import LOUD
 
 if TYPE_CHECKING:
     from parity.diagnosis.scene import Scene
@@ -94,6 +95,7 @@ def hint(scene: Scene, judged: Judged, place: str, consistent: str | None) -> st
     calm = {t.draw.label for t in scene.trials} - labels
     special = {"integers": "small integers (zeros, ties, corners)", "magnitudes": "tiny values",
                "extreme": "large values", "large": "large values",
+               LOUD: "large upstream gradients",
                ENDS: "inputs at the ends of their domain"}  # fmt: skip
     if labels and calm and labels <= set(special):
         told = dict.fromkeys(special[label] for label in sorted(labels))

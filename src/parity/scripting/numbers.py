@@ -8,6 +8,7 @@ from typing import Any
 
 from parity.adapters.slots import VALUES, is_numbers, is_parameter
 from parity.adapters.walking import attributes_of
+from parity.draws import ZEROS
 from parity.ends import LABEL as ENDS
 from parity.findings import UsageError
 from parity.scripting.refusing import unshown
@@ -184,8 +185,16 @@ class Numbers(Sides):
             one = tuple(n if i == axis else 1 for i, n in enumerate(shape))
             signs = f"(-1.0) ** np.arange(1, {shape[axis] + 1}).reshape({one})"
             return f"(np.ones({shape}) * rng.integers(1, 9, {one}) / 8 * {signs}){cast}"
+        if spec.kind == "normal" and label == ZEROS and shape:
+            drawn = f"rng.normal({options.get('mean', 0.0)}, {options.get('scale', 1.0)}, {shape})"
+            one = (-1, *[1] * (len(shape) - 1))
+            kept = f"~np.isin(np.arange({shape[0]}), [0, {place + 1}]).reshape({one})"
+            return f"({drawn} * {kept}){cast}"
         if spec.kind == "normal" and label == "magnitudes":
-            return f"rng.choice([-1, 1], {shape}) * 10.0 ** rng.uniform(-30, 2, {shape}){cast}"
+            powers = f"rng.uniform(-30, 2, {shape})"
+            if self.pair.elementwise:  # both tails in every draw
+                powers = f"np.where(rng.random({shape}) < 0.5, {powers}, 1.75)"
+            return f"rng.choice([-1, 1], {shape}) * 10.0 ** {powers}{cast}"
         if spec.kind == "normal":
             scale = options.get("scale", SCALES.get(str(label), 1.0))
             return f"rng.normal({options.get('mean', 0.0)}, {scale}, {shape}){cast}"

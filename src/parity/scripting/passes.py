@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from parity.pair import LOUD
 from parity.scripting.numbers import Numbers
 
 
@@ -61,7 +62,7 @@ class Passes(Numbers):
         return [*found, f"dx = {self._back('*g', '*g')}"]
 
     def _enlarged(self) -> str:
-        return " * 1e4" if self.label == "large" else ""
+        return {"large": " * 1e4", LOUD: " * 2.0**20"}.get(str(self.label), "")
 
     def _has_backward(self) -> bool:
         return not (self.functions and self.functions.backward is None)
