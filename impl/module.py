@@ -145,16 +145,18 @@ class Module:
 
     # A step of a small net would spend a tenth of its time on walks over its tree. So a walk is
     # remembered, with the object that stood for the state of all trees: any change of any tree
-    # puts a new one in its place. An object, since copies and pickles of it are never the same.
+    # puts a new one in its place. An object, since copies and pickles of it are never the same; in
+    # a slot, since who looks at a layer's attributes does not change them.
 
+    __slots__ = ("__dict__", "__weakref__", "_walk")
     _walks = object()
 
     def _below(self) -> list[tuple[str, "Module"]]:
-        walks, found = vars(self).get("_walk", (None, None))
+        walks, found = getattr(self, "_walk", (None, None))
         if walks is not Module._walks:
             found = []
             self._walk_into(found, "", {id(self)})
-            vars(self)["_walk"] = Module._walks, found
+            object.__setattr__(self, "_walk", (Module._walks, found))
         return found
 
     def _walk_into(self, found: list, prefix: str, seen: set) -> None:
