@@ -256,3 +256,15 @@ def test_every_draw_of_magnitudes_reaches_both_far_tails(size):
                 tail = sign * drawn
                 assert ((tail >= 1) & (tail <= 10)).any()
         assert (drawn == 1e-9).sum() == size - max(2, size // 2)
+
+
+class GELUByErfc(nn.Module):
+    """Keeps its digits below -8, where torch's 1 + erf has none left."""
+
+    def forward(self, x):
+        return x * torch.erfc(-x / 2**0.5) / 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_who_keeps_the_digits_that_torch_loses_is_right(seed):
+    assert parity.check(GELUByErfc(), nn.GELU(), N, seed=seed).passed

@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from parity.draws import Draw
-from parity.ladder import EPS64, SCALE_GAP, SLIGHT, differences, element_allowance, largest
+from parity.ladder import (
+    ELEMENT64,
+    EPS32,
+    EPS64,
+    SCALE_GAP,
+    SLIGHT,
+    differences,
+    element_allowance,
+    largest,
+)
 from parity.outcomes import Array, LayerError, Outcome
 
 if TYPE_CHECKING:
     from parity.pair import Pair
+
+TAIL = 256  # numbers from 1 to 100 on either side of 0
 
 
 def element_allowances(
@@ -34,7 +45,10 @@ def element_allowances(
         a32, a64 = r32[name], r64[name]
         assert a32 is not None
         assert a64 is not None
-        floor: Array | float = 0.0 if pair.elementwise else pair.absolute_loss * SCALE_GAP
+        floor: Array | float = 0.0
+        if name == "forward":
+            alone = pair.elementwise
+            floor = tail_loss(pair, draw) if alone else pair.absolute_loss * SCALE_GAP
         if name == "grad_input0" and draw.upstream[0] is not None:
             # 1 - y² and its like saturate: their rounding is that of the upstream value
             floor = EPS64 * np.abs(draw.upstream[0])
@@ -42,6 +56,31 @@ def element_allowances(
         terms = 1.0 if pair.elementwise else float(np.sqrt(max(ref.shape, default=1)))
         found[name] = terms * element_allowance(ref, noise[name], differences(a32, a64), floor)
     return found
+
+
+def tail_loss(pair: Pair, draw: Draw) -> Array | float:
+    """Return what torch's own formula has lost by cancellation on the way out to each input.
+
+    GELU as x·(1 + erf) / 2 is made of the last bits of 1 far below 0: who writes erfc is right
+    there, and torch is not. Measured in float32, from 1 outwards on either side of 0.
+    """
+    far = 10.0 ** np.linspace(0, 2, TAIL)
+    x = draw.inputs[0]
+    found = np.zeros(x.shape)
+    for sign in (-1.0, 1.0):
+        grid = replace(draw, inputs=((sign * far).astype(np.float32).astype(np.float64),))
+        grid = replace(grid, upstream=())
+        try:
+            r64, r32 = pair.theirs(grid).outputs[0], pair.theirs(grid, "float32").outputs[0]
+        except LayerError:  # wants inputs of its own shape
+            return 0.0
+        if r64.shape != far.shape:
+            return 0.0
+        lost = np.maximum(differences(r32, r64) - ELEMENT64 * EPS32 * np.abs(r64), 0.0)
+        lost[~np.isfinite(lost)] = 0.0
+        reached = np.searchsorted(far, sign * x, side="right")
+        found = np.maximum(found, np.append(0.0, np.maximum.accumulate(lost))[reached])
+    return found * SCALE_GAP
 
 
 def saturation(pair: Pair, draw: Draw, name: str) -> float:

@@ -82,9 +82,18 @@ class Looks:
         """Judge elements again by what rounding inside of torch does to each; None if outside."""
         runs = [array for run in self.wobbled if (array := run.get(name)) is not None]
         spread = response(ref, runs)
+        if name == "forward" and self.pair.elementwise and self.coarse is not None:
+            spread = np.maximum(spread, self.coarse)
         bound = allowed + ELEMENT64 * spread
         again = judge64(own, ref, np.maximum(noise, spread), per_element=bound)
         return again if again.inside and not again.undecided else None
+
+    @cached_property
+    def coarse(self) -> Array | None:
+        """See :func:`parity.granularity.granularity`."""
+        from parity.granularity import granularity
+
+        return granularity(self.pair, self.draw)
 
     @cached_property
     def wobbled(self) -> list[Mapping[str, Array | None]]:
