@@ -7,6 +7,7 @@ from torch import nn
 
 import parity
 from parity import Verdict
+from parity_tests.several import seeds
 
 F = nn.functional
 NAMES = {"a.weight": "0.weight", "a.bias": "0.bias", "b.weight": "3.weight", "b.bias": "3.bias"}
@@ -69,7 +70,7 @@ def only_randomness(report):
     return bad[0].cause.sentence
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(2))
 @pytest.mark.parametrize(
     ("mine", "theirs", "options", "side"),
     [
@@ -93,7 +94,7 @@ def test_training_is_not_compared_and_evaluation_is(mine, theirs, options, side,
     assert asked.passed, str(asked)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(2))
 def test_randomness_hides_no_fault_of_evaluation(seed):
     for mine, theirs, options in (
         (Net(factor=1.001), modules(), {"weights": NAMES}),

@@ -7,6 +7,7 @@ from torch import nn
 
 import parity
 from parity import Verdict
+from parity_tests.several import seeds
 
 
 class _Coarse(torch.autograd.Function):
@@ -43,20 +44,20 @@ class Fine:
         return grad * np.exp(self.x)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(6))
 def test_finer_than_torch_is_no_fault(seed):
     report = parity.check(Fine(), Coarse(), (8, 4), seed=seed)
     assert report.passed, str(report)
 
 
 @pytest.mark.parametrize("wrong", [{"off": 1e-9}, {"dead": 1e-9}])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", seeds(4))
 def test_what_is_coarser_than_torch_is_a_fault(wrong, seed):
     report = parity.check(Fine(**wrong), Coarse(), (8, 4), seed=seed)
     assert Verdict.MISMATCH in {f.verdict for f in report.of("forward")}
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", seeds(4))
 def test_a_dead_zone_grants_nothing(seed):
     class Leaky:
         def forward(self, x):

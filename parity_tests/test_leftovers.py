@@ -7,6 +7,7 @@ from torch import nn
 
 import impl
 import parity
+from parity_tests.several import seeds
 
 X = (8, 4)
 
@@ -179,7 +180,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("mine", "theirs", "cause"), FAULTS, ids=[row[2] for row in FAULTS])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_what_one_pass_leaves_for_the_next(mine, theirs, cause, seed):
     assert cause in causes(mine, theirs, X, seed=seed)
 

@@ -13,8 +13,9 @@ from fixtures.recurrent import GRU
 from parity.checking import make_pair
 from parity.draws import ZEROS, with_tails
 from parity.options import make_options
+from parity_tests.several import seeds
 
-SEEDS = range(20, 23)
+SEEDS = seeds(3, first=20)
 N = (8, 4)
 
 
@@ -237,7 +238,7 @@ class Mish:
         return g * (self.t + self.x * (1 - self.t**2) * s)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", seeds(10))
 @pytest.mark.parametrize("shape", [N, (3,), (2, 5)])
 def test_a_right_tail_is_taken_for_right(shape, seed):
     assert parity.check(Mish(), nn.Mish(), shape, seed=seed, rungs=["float64", "probes"]).passed
@@ -265,6 +266,6 @@ class GELUByErfc(nn.Module):
         return x * torch.erfc(-x / 2**0.5) / 2
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", seeds(8))
 def test_who_keeps_the_digits_that_torch_loses_is_right(seed):
     assert parity.check(GELUByErfc(), nn.GELU(), N, seed=seed).passed

@@ -9,6 +9,7 @@ import parity
 from parity import Verdict, wobble
 from parity.draws import Draw
 from parity.torch_side import TorchSide
+from parity_tests.several import seeds
 
 
 class Tanhshrink:
@@ -26,7 +27,7 @@ class Tanhshrink:
         return grad * self.t**2
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", seeds(4))
 @pytest.mark.parametrize("shape", [(8, 4), (3, 20, 7)])
 def test_cancellation_inside_of_torchs_formula_is_no_fault(shape, seed):
     report = parity.check(Tanhshrink(), nn.Tanhshrink(), shape, seed=seed, strict=True)
@@ -34,13 +35,13 @@ def test_cancellation_inside_of_torchs_formula_is_no_fault(shape, seed):
 
 
 @pytest.mark.parametrize("wrong", [{"off": 1e-6}, {"dead": 1e-3}])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_what_is_no_rounding_is_a_fault_still(wrong, seed):
     report = parity.check(Tanhshrink(**wrong), nn.Tanhshrink(), (8, 4), seed=seed)
     assert Verdict.MISMATCH in {f.verdict for f in report.of("forward")}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_digits_lost_where_torch_loses_none_are_a_fault_still(seed):
     class ELU:
         def forward(self, x):
