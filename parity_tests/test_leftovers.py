@@ -54,8 +54,8 @@ class Attributes:
 class Normalises(nn.Embedding):
     def forward(self, labels):
         y = super().forward(labels)
-        with torch.no_grad():
-            self.weight /= self.weight.norm(dim=1, keepdim=True)
+        data = self.weight.data  # past autograd, which would notice a change of the weight itself
+        self.weight.data = data / data.norm(dim=1, keepdim=True)
         return y
 
 
