@@ -7,7 +7,7 @@ A window of the image, unrolled, is a column; all columns side by side are a mat
     dkernel = dy @ columns.T                      gradient of the weight
     dx      = every element of kernel.T @ dy, added back to the pixel that it was copied from
 
-Copying windows costs as much as the products if it is done badly, so three things are arranged:
+Copying windows costs as much as the products if it is done badly, so four things are arranged:
 
 - *Blocks.* `columns` is kh·kw times the image. It is made for a few images (or a few rows of one
   image) at a time, in one reused workspace of BLOCK_BYTES that stays in the processor's cache.

@@ -7,7 +7,7 @@ from torch import nn
 
 import impl
 import parity
-from fixtures.mutants.rare import MUTANTS
+from fixtures.mutants.rare import MUTANTS, NarrowNorm
 from fixtures.mutants.row import tried
 from fixtures.recurrent import GRU
 from parity.checking import make_pair
@@ -62,16 +62,6 @@ def test_large_gradients_accuse_no_right_layer(mine, theirs, inputs, seed):
     report = parity.check(mine(), theirs, *inputs, seed=seed, strict=False)
     assert report.passed, report
     assert "large gradients" in report.covers
-
-
-class NarrowNorm(nn.LayerNorm):
-    """A kernel that computes in float32 whatever it is given."""
-
-    def forward(self, x):
-        x = x.float()
-        mean, spread = x.mean(-1, keepdim=True), x.var(-1, unbiased=False, keepdim=True)
-        h = (x - mean) / torch.sqrt(spread + self.eps)
-        return h * self.weight.float() + self.bias.float()
 
 
 class NarrowLayer:

@@ -90,7 +90,10 @@ def test_only_what_was_rounded_is_moved():
     assert (moved.max(0) > 0).all()
     assert (moved <= 2 * np.spacing(np.abs(plain.outputs[0]))).all()
     gradient = plain.quantities["grad_input0"]
-    assert all(np.allclose(run["grad_input0"], gradient, rtol=1e-14, atol=0) for run in runs)
+    assert all(
+        (np.abs(run["grad_input0"] - gradient) <= 8 * np.spacing(np.abs(gradient))).all()
+        for run in runs
+    )
     assert any((run["grad_input0"] != gradient).any() for run in runs)
     again = side.run(draw)
     assert np.array_equal(again.outputs[0], plain.outputs[0])  # the mode is gone

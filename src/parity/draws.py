@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
+FAR = ("extreme", "large")  # labels of draws in which exponentials overflow
 ZEROS = "rows of zeros"  # the label of a draw whose inputs hold some
 FEW = 2048  # up to here np.nextafter is the faster way to a neighbouring number
 BLOCK = 2**14  # elements moved at a time, in the cache

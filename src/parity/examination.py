@@ -110,11 +110,15 @@ class Examination:
             elif name not in allowed and not (name == "wrong_dtype" and self.float32_only):
                 if any(f.quantity == quantities[name] and f.dtype == dtype for f in self.findings):
                     continue
-                judged = Judged(
-                    quantities[name], dtype, Verdict.MISMATCH, None, draw, message=text,
-                    cause=(name, text),
-                )  # fmt: skip
-                self.add(judged)
+                self.fault(quantities[name], draw, name, text, dtype)
+
+    def fault(
+        self, quantity: str, draw: Draw, cause: str, text: str, dtype: str = "float64"
+    ) -> None:
+        """Keep what a side did wrong beside its numbers, with its cause."""
+        self.add(
+            Judged(quantity, dtype, Verdict.MISMATCH, None, draw, message=text, cause=(cause, text))
+        )
 
     def _widens(self, text: str) -> bool:
         """Whether a course-style layer computes in float64 throughout: no fault there, but said."""
@@ -145,11 +149,7 @@ class Examination:
 
         def fault(quantity: str, name: str, text: str) -> None:
             if not any(f.quantity == quantity for f in self.findings):
-                draw = Draw((), seed=self.pair.options.seed)
-                verdict = Verdict.MISMATCH
-                self.add(
-                    Judged(quantity, "float64", verdict, None, draw, None, None, text, (name, text))
-                )
+                self.fault(quantity, Draw((), seed=self.pair.options.seed), name, text)
 
         forgiven = getattr(self.pair.subject, "forgiven", ())
         changed = [name for name in changed if name not in forgiven]

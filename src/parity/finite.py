@@ -16,8 +16,6 @@ from parity.judged import Judged
 from parity.ladder import judge64
 from parity.outcomes import LayerError, Outcome
 
-FAR = ("extreme", "large")  # draws on which float32 may overflow where float64 does not
-
 
 def unbroken(exam: Examination, name: str, draw: Draw, found: Iterable[Judged]) -> None:
     """Ask mine on a far draw in float32 too, where an exponential overflows from 89 on.

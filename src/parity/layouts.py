@@ -44,18 +44,7 @@ def layouts(exam: Examination, small: tuple[tuple[int, ...], ...] | None) -> Non
         except LayerError as failure:
             if "read-only" in str(failure):
                 text = f"mine writes to its input: {failure}"
-                cause = ("input_modified", text)
-                exam.add(
-                    Judged(
-                        "untouched",
-                        "float64",
-                        Verdict.MISMATCH,
-                        None,
-                        draw,
-                        message=text,
-                        cause=cause,
-                    )
-                )
+                exam.fault("untouched", draw, "input_modified", text)
             else:
                 exam.not_covered.append(f"{name} arrays: only mine refuses them ({failure})")
             continue

@@ -10,12 +10,10 @@ import numpy as np
 
 from parity.draws import Draw
 from parity.examination import Examination
-from parity.findings import Verdict
-from parity.judged import Judged
 from parity.ladder import judge64
 from parity.outcomes import Array, LayerError, Outcome, alike, forward_names
 from parity.pair import Pair
-from parity.subjects import as_arrays, backward, cast, guarded, load
+from parity.subjects import as_arrays, backward, begin, cast, guarded
 
 
 def leaves_nothing(exam: Examination, draw: Draw) -> None:
@@ -42,7 +40,7 @@ def _keeps_parameters(exam: Examination, draw: Draw, runner: Any) -> None:
     pair.mine(without, "float64", runner)
     phase = "forward" if _changed(pair, draw, runner) else "backward"
     text = f"parameter {changed[0]} was changed by {phase}, which is for the optimizer to do"
-    _fault(exam, "untouched", draw, text, "parameter_modified")
+    exam.fault("untouched", draw, "parameter_modified", text)
 
 
 def _changed(pair: Pair, draw: Draw, runner: Any) -> list[str]:
@@ -79,7 +77,7 @@ def _forgets(exam: Examination, other: Draw, runner: Any) -> bool:
             "a second batch is answered otherwise than by a fresh layer: something of the first "
             f"was kept ({', '.join(changed)})"
         )
-        _fault(exam, "repeat", other, text, "state_kept")
+        exam.fault("repeat", other, "state_kept", text)
     return not changed
 
 
@@ -98,7 +96,7 @@ def _stands_apart(exam: Examination, draw: Draw, other: Draw, alone: Outcome) ->
             "a pass of another layer of the same kind, between forward and backward, changes "
             f"{', '.join(changed)}: both keep their numbers in one place"
         )
-        _fault(exam, "aliasing", draw, text, "workspace_shared")
+        exam.fault("aliasing", draw, "workspace_shared", text)
 
 
 def _interleaved(pair: Pair, one: Any, draw: Draw, other: Draw) -> Outcome:
@@ -118,9 +116,7 @@ def _interleaved(pair: Pair, one: Any, draw: Draw, other: Draw) -> Outcome:
 
 
 def _forward(pair: Pair, runner: Any, draw: Draw, outcome: Outcome) -> tuple[Array, ...]:
-    load(runner, draw, "float64", pair.names)
-    runner.mode(draw.training)
-    runner.zero_grad()
+    begin(runner, draw, "float64", pair.names)
     inputs = (cast(array, "float64") for array in draw.inputs)
     return as_arrays(guarded("forward", outcome, runner.forward, *inputs), "forward")
 
@@ -140,9 +136,3 @@ def _different(mine: Mapping[str, Array | None], wanted: Mapping[str, Array | No
             if not judged.inside:
                 found.append(name)
     return found
-
-
-def _fault(exam: Examination, quantity: str, draw: Draw, text: str, cause: str) -> None:
-    exam.add(
-        Judged(quantity, "float64", Verdict.MISMATCH, None, draw, message=text, cause=(cause, text))
-    )

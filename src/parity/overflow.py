@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from parity.draws import Draw
+from parity.draws import FAR, Draw
 from parity.outcomes import Array
 from parity.pair import Pair
 
-FAR = ("magnitudes", "extreme", "large")  # draws of numbers that a formula may not be made for
+WILD = ("magnitudes", *FAR)  # draws of numbers that a formula may not be made for
 UNMEASURED = "where its answer is not finite, it is no measure"
 Quantities = Mapping[str, Array | None]
 
@@ -21,7 +21,7 @@ def leaves_domain(pair: Pair, draw: Draw, theirs: Quantities) -> bool:
     An infinity alone is an answer: a logarithm at 0, an exponential too large for any formula. NaN
     where usual numbers give it as well is an answer too. Raises LayerError.
     """
-    if draw.label not in FAR or not _nan(theirs):
+    if draw.label not in WILD or not _nan(theirs):
         return False
     shapes = [a.shape for a in draw.inputs]
     return not _nan(pair.theirs(pair.draw(draw.seed, draw.training, "generic", shapes)).quantities)

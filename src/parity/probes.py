@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from parity.draws import Draw
+from parity.draws import FAR, Draw
 from parity.ends import LABEL as ENDS
 from parity.ends import bounded, sentinel, unasked
 from parity.examination import Examination
 from parity.findings import FAILING, Verdict
-from parity.finite import FAR, unbroken, zeros
+from parity.finite import unbroken, zeros
 from parity.judged import Judged
 from parity.ladder import EPS32, SLIGHT, farthest, largest, nonfinite_differs, same_bits
 from parity.layouts import layouts

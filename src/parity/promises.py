@@ -31,7 +31,7 @@ from parity.outcomes import Array, LayerError, Outcome, alike
 from parity.own_forward import ALIKE
 from parity.pair import Looks, Pair
 from parity.probes import loud, probe_shapes
-from parity.subjects import PlainRunner, as_arrays, backward, cast, guarded, load
+from parity.subjects import PlainRunner, as_arrays, backward, begin, cast, guarded
 
 STEPS = 3
 PASSES = 4  # over the same numbers: what changes with the calls shows
@@ -86,7 +86,7 @@ def _repeats(exam: Examination, draw: Draw) -> Outcome:
     late = same_bits(others[0].quantities, first.quantities)
     which = "later" if late else "second"
     text = f"a {which} pass over the same numbers gives another answer: {', '.join(changed)}"
-    _add(exam, "repeat", Verdict.MISMATCH, draw, text, "not_repeatable")
+    exam.fault("repeat", draw, "not_repeatable", text)
     return first
 
 
@@ -104,16 +104,14 @@ def _accumulates(exam: Examination, draw: Draw) -> None:
     except LayerError as failure:
         exam.not_covered.append(f"a second backward after one forward ({failure})")
         return
-    fault = _unlike(once, twice, draw, 2)
+    fault = _unlike(once, twice, draw, 2, "a second backward")
     if fault is None and not pair.reference.dropouts:  # which would draw another mask
         thrice = _added(pair, runner, draw, once, again=True)
-        fault = _unlike(once, thrice, draw, 3)
-        if fault is not None:
-            fault = fault[0], fault[1].replace("a second backward", "a second forward and backward")
+        fault = _unlike(once, thrice, draw, 3, "a second forward and backward")
     if fault is None:
         _add(exam, "accumulate", Verdict.MATCH, draw)
     else:
-        _add(exam, "accumulate", Verdict.MISMATCH, draw, fault[1], fault[0])
+        exam.fault("accumulate", draw, *fault)
 
 
 def _added(pair: Pair, runner: PlainRunner, draw: Draw, once: Outcome, again: bool) -> Outcome:
@@ -126,19 +124,21 @@ def _added(pair: Pair, runner: PlainRunner, draw: Draw, once: Outcome, again: bo
     return outcome
 
 
-def _unlike(once: Outcome, later: Outcome, draw: Draw, times: int) -> tuple[str, str] | None:
+def _unlike(
+    once: Outcome, later: Outcome, draw: Draw, times: int, by: str
+) -> tuple[str, str] | None:
     """Return (cause, sentence) where gradients are not ``times`` what one pass made."""
     for name in draw.params:
         first, last = once.quantities.get(f"grad_{name}"), later.quantities.get(f"grad_{name}")
         if first is None or last is None or not first.any():
             continue
         if last.shape == first.shape and np.array_equal(last, first):
-            text = f"grad of {name} was overwritten by a second backward, where torch adds to it"
+            text = f"grad of {name} was overwritten by {by}, where torch adds to it"
             return "gradient_overwritten", text
         noise = np.abs(first) * 2 * times * np.finfo(first.dtype).eps
         judged = judge64(last, times * first, noise)
         if not judged.inside and not judged.undecided:
-            text = f"a second backward does not add the same gradient to grad of {name} again"
+            text = f"{by} does not add the same gradient to grad of {name} again"
             return "gradient_not_accumulated", text
     return None
 
@@ -150,15 +150,13 @@ def _leaves_alone(exam: Examination, draw: Draw) -> None:
     if not isinstance(runner, PlainRunner) or pair.reference.dropouts:
         return
     other = pair.draw(draw.seed + 1, True, "generic", tuple(a.shape for a in draw.inputs))
-    load(runner, draw, "float64", pair.names)
-    runner.mode(draw.training)
-    runner.zero_grad()
+    begin(runner, draw, "float64", pair.names)
     held, kept = _handed_out(runner, draw)
     _handed_out(runner, other)
     changed = [what for what, array in held.items() if not alike(array, kept[what])]
     if changed:
         text = f"{' and '.join(changed)} handed out earlier is overwritten by the next pass"
-        _add(exam, "aliasing", Verdict.MISMATCH, draw, text, "workspace_reused")
+        exam.fault("aliasing", draw, "workspace_reused", text)
 
 
 def _handed_out(runner: PlainRunner, draw: Draw) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -434,7 +432,7 @@ def _dropout(exam: Examination) -> None:
         masks = masks.reshape(calls, -1, joint)
         if (masks != masks[..., :1]).any():
             text = f"drops single elements, where torch drops all {joint} of a channel together"
-            _add(exam, "dropout_mask", Verdict.MISMATCH, draw, text, "dropout_mask")
+            exam.fault("dropout_mask", draw, "dropout_mask", text)
             return
         masks = masks[..., 0]
     if masks.size < 64:

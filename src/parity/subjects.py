@@ -325,9 +325,7 @@ def run(
     Raises LayerError, with the phase and the layer's own exception as its cause.
     """
     names = names or NameMap()
-    load(runner, draw, dtype, names)
-    runner.mode(draw.training)
-    runner.zero_grad()
+    begin(runner, draw, dtype, names)
     inputs = tuple(cast(array, dtype) for array in draw.inputs)
     outcome = Outcome(())
     raw = guarded("forward", outcome, runner.forward, *inputs)
@@ -399,6 +397,13 @@ def backward(runner: Runner, draw: Draw, outcome: Outcome, dtype: str, names: Na
     ]
     if wide:
         outcome.remarks.append(("gradient_dtype", f"{', '.join(wide)} for {dtype} input"))
+
+
+def begin(runner: Runner, draw: Draw, dtype: str, names: NameMap) -> None:
+    """Give ``runner`` the draw's numbers and mode, and no gradients. Raises LayerError."""
+    load(runner, draw, dtype, names)
+    runner.mode(draw.training)
+    runner.zero_grad()
 
 
 def load(runner: Runner, draw: Draw, dtype: str, names: NameMap) -> None:

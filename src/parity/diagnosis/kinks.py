@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from parity.diagnosis.registry import Hypothesis, Reading, hypotheses, readings
-from parity.diagnosis.trials import COARSE, LARGE, Quantities, Trial
+from parity.diagnosis.trials import COARSE, Quantities, Trial
+from parity.draws import FAR
 from parity.ladder import EPS64
 from parity.outcomes import Array
 from parity.pair import LOUD, Pair
@@ -72,7 +73,7 @@ def corner_values(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
             return
         for at in np.argwhere((own != ref) & (np.abs(own - ref) > 1e-6 * np.abs(ref))):
             i = tuple(at)
-            if trial.draw.label in LARGE and not np.isfinite(own[i]):
+            if trial.draw.label in FAR and not np.isfinite(own[i]):
                 return  # an overflow is no corner
             if name == "forward":
                 value = float(own[i])
@@ -120,7 +121,7 @@ def numerics(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
     """Read overflow at large inputs, broken ends, clipping, and cancellation at tiny inputs."""
     wrong = [t for t in trials if t.differs(name)]
     # beside an infinity stand numbers that are nearly one, and have lost their digits
-    if all(t.draw.label in LARGE for t in wrong) and any(breaks(t, name) for t in wrong):
+    if all(t.draw.label in FAR for t in wrong) and any(breaks(t, name) for t in wrong):
         top = max(float(np.abs(t.x).max()) for t in wrong)
         if all(_log_of_zero(t, name) for t in wrong):
             text = (
@@ -128,13 +129,13 @@ def numerics(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
                 f"{top:.0f}), where torch's stays finite: take both in one formula, "
                 "x - max - log(sum(exp(x - max)))"
             )
-            yield Reading("overflow", text, partial(_own_where, lambda t: t.draw.label in LARGE))
+            yield Reading("overflow", text, partial(_own_where, lambda t: t.draw.label in FAR))
         yield Reading(
             "overflow",
             f"{{q}} overflows for large inputs (|x| up to {top:.0f}), where torch's stays finite: "
             "subtract the maximum, take log and sum of exp in one formula, or choose it by the "
             "sign",
-            partial(_own_where, lambda t: t.draw.label in LARGE),
+            partial(_own_where, lambda t: t.draw.label in FAR),
         )
     if wrong and all(_ends(t) and breaks(t, name) for t in wrong):
         which = " or ".join(f"{end:g}" for end in sorted(set().union(*map(_ends, wrong))))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.draws import Draw
+from parity.draws import FAR, Draw
 from parity.elements import saturation
 from parity.ends import LABEL as ENDS
 from parity.judged import channel_axis
@@ -29,7 +29,6 @@ from parity.outcomes import Array
 from parity.pair import Pair
 
 Quantities = Mapping[str, "Array | None"]
-LARGE = ("extreme", "large")  # draws in which exponentials overflow
 COARSE = 1e-6  # a prediction further off than this share of its size needs no closer look
 NARROW = 1e-4  # the same for a layer that computes in float32 alone
 NUDGES = 2
@@ -115,7 +114,7 @@ class Trial:
 
     def overflows(self, made: Quantities) -> bool:
         """Whether a prediction is not finite on large inputs, where torch's answer is."""
-        return self.draw.label in LARGE and any(
+        return self.draw.label in FAR and any(
             ref is not None
             and (array := made.get(name)) is not None
             and array.shape == ref.shape
