@@ -30,6 +30,7 @@ from parity.ladder import (
     SECOND_LOOK,
     Judgement,
     arbiter,
+    element_allowance,
     farthest,
     held32,
     judge64,
@@ -383,10 +384,12 @@ class Pair:
         count: int = PERTURBED,
         pinned: bool = False,
         theirs: Outcome | None = None,
+        verdicts: bool = False,
     ) -> list[Judged]:
         """Judge every quantity of ``draw`` on the float64 rung.
 
-        ``mine`` and ``theirs`` are runs of ``draw`` that were made already. Raises LayerError of
+        ``mine`` and ``theirs`` are runs of ``draw`` that were made already. Where ``verdicts`` are
+        all that is wanted, no noise is measured for what matches without any. Raises LayerError of
         mine.
         """
         mine = self.mine(draw) if mine is None else mine
@@ -394,6 +397,8 @@ class Pair:
         if theirs is None or masked is not draw:
             theirs = self.theirs(masked)
         draw = masked
+        if verdicts and (matched := self._matched(draw, mine, theirs)) is not None:
+            return matched
         noises = self.noise(draw, theirs.quantities, count, inputs=not pinned)
         elements = element_allowances(self, draw, theirs, noises)
         found, looks = [], Looks(self, draw)
@@ -429,6 +434,29 @@ class Pair:
                 judged, verdict = looks.opened(name, judged, verdict, again)
             judged, verdict = looks.borne_out(name, judged, verdict, own, ref, elements.get(name))
             found.append(Judged(name, "float64", verdict, judged, draw, own, ref))
+        return found
+
+    def _matched(self, draw: Draw, mine: Outcome, theirs: Outcome) -> list[Judged] | None:
+        """Judge without any noise, which only adds to what is allowed; None where some is needed.
+
+        The reference's own runs are most of what a check costs, and most layers need none.
+        """
+        found = []
+        each = draw.label == "magnitudes" and self.elementary
+        for name, ref, own in self.partners(theirs, mine):
+            problem = incomparable(self, name, ref, own, draw, mine.returned)
+            if problem is not None and problem.verdict not in (Verdict.MATCH, Verdict.SKIPPED):
+                return None
+            if problem is not None or ref is None or own is None:
+                found += [] if problem is None else [problem]
+                continue
+            none = np.zeros(ref.shape)
+            bound = element_allowance(ref, none, none) if each else None
+            axis = channel_axis(name, ref)
+            judged = judge64(own, ref, none, axis=axis, per_element=bound, pinned=True)
+            if not judged.inside:
+                return None
+            found.append(Judged(name, "float64", Verdict.MATCH, judged, draw, own, ref))
         return found
 
     def _classify(

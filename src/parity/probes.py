@@ -262,7 +262,8 @@ def _try(
             if beyond:
                 mine.quantities = no_measure(mine.quantities, theirs.quantities)
                 exam.notes.append(f"{name}: torch itself overflows; {UNMEASURED}")
-            found = pair.float64(draw, mine, count=3 if label == "magnitudes" else 2, theirs=theirs)
+            count = 3 if label == "magnitudes" else 2
+            found = pair.float64(draw, mine, count, theirs=theirs, verdicts=True)
     except LayerError as failure:
         exam.not_covered.append(f"{name}: only mine refuses it ({failure})")
         return False
@@ -314,7 +315,7 @@ def _at_ends(pair: Pair, draw: Draw, theirs: Outcome) -> list[Judged]:
     """Judge a draw whose inputs stand at the ends of their domain, where none may be moved."""
     mine = pair.mine(draw)
     mine.quantities = unasked(mine.quantities, theirs.quantities)
-    return pair.float64(draw, mine, count=2, pinned=True, theirs=theirs)
+    return pair.float64(draw, mine, count=2, pinned=True, theirs=theirs, verdicts=True)
 
 
 def _both_refuse(
