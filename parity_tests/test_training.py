@@ -505,6 +505,13 @@ REFUSED = {
         dict(expects_zero=["grad_0.wieght"]),
         r"expects_zero names 'grad_0.wieght', did you mean 'grad_0.weight'\?; possible: traject",
     ),
+    "option-misspelt": (
+        dict(optimiser=None),
+        r"unknown option 'optimiser', did you mean 'optimizer'\?; options: loss, optimizer, "
+        r"batches, epochs, scheduler, seed, .*, strict, diagnose, case$",
+    ),
+    "option-elsewhere": (dict(epoch=2), r"unknown option 'epoch', did you mean 'epochs'\?"),
+    "option-of-a-layer": (dict(seedz=2), r"unknown option 'seedz', did you mean 'seeds?'\?"),
     "weights": (
         dict(weights={"0.weight": "0.wieght"}),
         r"weights names '0.wieght', did you mean '0.weight'\?",

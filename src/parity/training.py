@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from parity.findings import FAILING, Cause, Finding, Report, UsageError, Verdict, unique
-from parity.likeness import same_code
 from parity.vacuity import ONE_CODE, gap_text
 
 __all__ = ["check_training"]
@@ -47,12 +46,13 @@ def check_training(
     from parity.trajectories.plan import make_plan
 
     plan = make_plan(model, reference, loss, optimizer, batches, epochs, scheduler, options)
-    return _report(plan, model, reference)
+    return _report(plan, model, loss)
 
 
-def _report(plan: Any, model: Any, reference: Any) -> Report:
+def _report(plan: Any, model: Any, loss: Any) -> Report:
     from parity.environment import versions
     from parity.trajectories.notes import notes_of, uncovered
+    from parity.trajectories.sameness import one_code
 
     findings: list[Finding] = []
     notes: list[str] = []
@@ -66,7 +66,7 @@ def _report(plan: Any, model: Any, reference: Any) -> Report:
         notes += notes_of(judge)
         missing += uncovered(judge)
     differ = any(f.verdict is Verdict.MISMATCH for f in findings)
-    if model is reference or (not differ and same_code(model, reference)):
+    if not differ and one_code(plan, model, loss):
         facts = {"message": ONE_CODE}
         findings.insert(0, Finding(plan.case, "both", verdict=Verdict.VACUOUS, evidence=facts))
     options = plan.options
@@ -88,11 +88,14 @@ def _report(plan: Any, model: Any, reference: Any) -> Report:
 
 def _run(plan: Any, seed: int) -> Any:
     from parity.envelope import run32
-    from parity.trajectories.lockstep import run64
+    from parity.trajectories.exact import second_look
+    from parity.trajectories.lockstep import Lockstep, run64
     from parity.trajectories.verdicts import Judge
 
     start = plan.start(seed)
-    course = run64(plan, start) if "float64" in plan.options.dtypes else None
+    course = None
+    if "float64" in plan.options.dtypes:
+        course = second_look(plan, start, run64(Lockstep(plan, start)))
     envelope = None
     if "float32" in plan.options.dtypes and not (course and course.failure):
         watch = set()

@@ -8,10 +8,12 @@ import numpy as np
 from torch import nn
 
 from parity.diagnosis.registry import multiple
+from parity.diagnosis.settings import NO_EPS, NOT_ADDED
 from parity.findings import Cause, Verdict
 from parity.ladder import EPS64
 from parity.outcomes import Array
 from parity.trajectories.batches import Batch
+from parity.trajectories.exact import ExactRun
 from parity.trajectories.lockstep import Course, Record
 from parity.trajectories.replay import Replay, optimizer_cause
 from parity.trajectories.theirs import TorchRun
@@ -42,7 +44,10 @@ def cause_of(judge: Judge) -> Cause | None:
         return _counterfactual(judge, course, step)
     if kinds & {"parameter", "state"}:
         records = course.records[: step + BEYOND]
-        replay = Replay(judge.plan, judge.plan.start(judge.seed), records, set(course.built))
+        replay = Replay(
+            judge.plan, judge.plan.start(judge.seed), records, set(course.built),
+            exact=bool(course.exact), later=course.records[step + BEYOND :],
+        )  # fmt: skip
         named = None if "parameter" in kinds else _of_state(course, step, replay)
         return named or optimizer_cause(replay)
     return _of_predictions(judge, course) if kinds == {"predictions"} else None
@@ -150,7 +155,7 @@ def _of_predictions(judge: Judge, course: Course) -> Cause | None:
     parted = course.tracks["predictions"].first
     if parted is None or judge.plan.reference.dropouts:
         return None
-    run = TorchRun(judge.plan, "float64", judge.plan.start(judge.seed))
+    run = _torch_run(judge, course)
     epoch_before = 0
     for epoch, batch in judge.plan.batches:
         if epoch != epoch_before:
@@ -166,6 +171,12 @@ def _of_predictions(judge: Judge, course: Course) -> Cause | None:
         return None
     text = "the predictions are those of training mode: evaluation mode is never set"
     return Cause("evaluation_mode_never_set", text)
+
+
+def _torch_run(judge: Judge, course: Course) -> TorchRun:
+    """Return the reference at its start, run as the one that mine was compared with."""
+    kind = ExactRun if course.exact else TorchRun
+    return kind(judge.plan, "float64", judge.plan.start(judge.seed))
 
 
 # ---- the reference rebuilt with one thing changed ------------------------------------------------
@@ -185,7 +196,7 @@ def _counterfactual(judge: Judge, course: Course, step: int) -> Cause | None:
 def _same_run(
     judge: Judge, course: Course, last: int, change: Change | None, relabel: Relabel | None
 ) -> bool:
-    run = TorchRun(judge.plan, "float64", judge.plan.start(judge.seed))
+    run = _torch_run(judge, course)
     if change is not None:
         change(run)
     before: Batch | None = None
@@ -251,6 +262,8 @@ def _norm_changes(
     for eps in (1e-20, 0.0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-3):
         if eps != layer.eps:
             text = f"layer {path} behaves exactly like {kind}(eps={eps:g}); torch has {layer.eps:g}"
+            if eps < NO_EPS <= layer.eps:
+                text = f"layer {path}: {NOT_ADDED}"
             yield "wrong_eps", text, put("eps", eps), None
     if layer.momentum is not None and layer.momentum != 1 - layer.momentum:
         text = (

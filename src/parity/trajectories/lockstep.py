@@ -60,6 +60,8 @@ class Course:
     overflow: int | None = None
     chaos: int | None = None
     narrow: bool = False
+    exact: str = ""  # what torch keeps in float32, where its steps without that are compared
+    scalars: dict[str, Array] = field(default_factory=dict)
     warnings: dict[str, None] = field(default_factory=dict)
 
     def track(self, name: str) -> Track:
@@ -78,26 +80,31 @@ class Course:
         return min((t.first.step for t in self.tracks.values() if t.first), default=None)
 
 
-def run64(plan: Plan, start: Draw) -> Course:
+def run64(lockstep: Lockstep) -> Course:
     """Run both sides in float64; user code that raises ends the run as a failure."""
-    lockstep = Lockstep(plan, start)
+    course = lockstep.course
     try:
         lockstep.run()
     except LayerError as error:
-        lockstep.course.failure = Failure(error, max(lockstep.step, 1), "float64")
-    return lockstep.course
+        course.failure = Failure(error, max(lockstep.step, 1), "float64")
+    state = lockstep.theirs.quantities().items()
+    course.scalars = {n: np.array(a) for n, a in state if n.startswith("state_") and a.size == 1}
+    return course
 
 
 class Lockstep:
-    """The hand-written side, the reference, and nudged references, one step at a time."""
+    """The hand-written side, the reference, and nudged references, one step at a time.
 
-    def __init__(self, plan: Plan, start: Draw) -> None:
+    ``kind`` is how the references are run.
+    """
+
+    def __init__(self, plan: Plan, start: Draw, kind: type[TorchRun] = TorchRun) -> None:
         self.plan, self.start, self.step = plan, start, 0
-        self.theirs = TorchRun(plan, "float64", start)
+        self.theirs = kind(plan, "float64", start)
         # one of them sums its batches in another order as well: terms that cancel cancel otherwise
         orders = [np.random.default_rng([start.seed, 9]) if order_is_free(plan, start) else None]
         self.others = [
-            TorchRun(
+            kind(
                 plan, "float64", start, every_step=True, permuted=order,
                 nudged=np.random.default_rng([start.seed, 6, i]),
             )

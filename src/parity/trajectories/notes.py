@@ -27,6 +27,8 @@ def notes_of(judge: Judge) -> list[str]:
 
 def _course(judge: Judge, course: Course) -> list[str]:
     found = []
+    if course.exact:
+        found.append(course.exact)
     if course.narrow:
         found.append("mine computes in float32 only: float32 decides, against its envelope")
     if course.overflow:

@@ -55,10 +55,11 @@ def changed_options(group: dict[str, Any]) -> Iterator[tuple[str, str, dict[str,
             yield "wrong_beta", f"beta1 is {b:g}, torch has {b1:g}", {"betas": (b, b2)}
         for b in (0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999):
             yield "wrong_beta", f"beta2 is {b:g}, torch has {b2:g}", {"betas": (b1, b)}
-    if "alpha" in group:
+    if "alpha" in group and "lambd" not in group:
         a = group["alpha"]
         text = f"alpha is {1 - a:g}, torch has {a:g}: old and new are weighed the wrong way round"
         yield "alpha_swapped", text, {"alpha": 1 - a}
+    yield from _constants(group)
     if "eps" in group:
         for eps in (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10, 1e-12, 0.0):
             yield "wrong_eps", f"eps is {eps:g}, torch has {group['eps']:g}", {"eps": eps}
@@ -66,6 +67,17 @@ def changed_options(group: dict[str, Any]) -> Iterator[tuple[str, str, dict[str,
         if name in group:
             value = not group[name]
             yield f"wrong_{name}", f"it behaves like {name}={value}", {name: value}
+
+
+def _constants(group: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield the constants of NAdam and ASGD left out, or as torch has them by default."""
+    for name, usual in (("momentum_decay", 4e-3), ("lambd", 1e-4), ("t0", 1e6)):
+        given = group.get(name)
+        if given:
+            yield f"{name}_ignored", f"{name} is ignored: torch has {given:g}", {name: 0}
+        if given is not None and given != usual:
+            text = f"{name} is {usual:g}, torch's default, where torch has {given:g}"
+            yield f"wrong_{name}", text, {name: usual}
 
 
 def _buffer(o: Stepper, g: Array, slots: dict[str, Array]) -> Array:

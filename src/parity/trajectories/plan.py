@@ -13,7 +13,7 @@ from parity.adapting import adapt, is_torch_module, keeps_contract
 from parity.draws import Draw, random_weights
 from parity.findings import UsageError
 from parity.names import NameMap, fitting, name_map
-from parity.options import Options, known_zero, make_options
+from parity.options import NAMES, Options, known_zero, make_options, nearest
 from parity.outcomes import Array
 from parity.specs import as_spec
 from parity.subjects import Subject
@@ -22,6 +22,8 @@ from parity.trajectories.batches import Batches
 
 # what a single layer can be asked for and a training run cannot
 ELSEWHERE = ("device", "isolate", "memory", "modes", "rungs", "timeout")
+OWN = ("loss", "optimizer", "batches", "epochs", "scheduler")
+POSSIBLE = (*OWN, *(name for name in NAMES if name not in ELSEWHERE))
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ def make_plan(
     for name in ELSEWHERE:
         if given.get(name) is not None and given[name] is not False:
             raise NotImplementedError(f"check_training does not support the option {name!r}")
+    for name in given:
+        if name not in NAMES:
+            raise UsageError(
+                f"unknown option {name!r}{nearest(name, POSSIBLE)}; options: {', '.join(POSSIBLE)}"
+            )
     options = make_options(given)
     if not is_torch_module(reference):
         raise UsageError(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 
-from parity.diagnosis.registry import multiple
 from parity.draws import Draw
 from parity.findings import Cause
 from parity.ladder import EPS64
 from parity.outcomes import Array
-from parity.trajectories.clipping import clipping_cause
+from parity.trajectories.exact import all_double
+from parity.trajectories.lengths import of_lengths, ratios
 from parity.trajectories.lockstep import Record
 from parity.trajectories.optimizer_rules import (
     RMSPROP_RULES,
@@ -31,13 +32,55 @@ CLOSE = 1e-9  # of a step: what a right explanation may leave
 
 
 class Replay:
-    """Replays optimizers from the common start on the hand-written side's own gradients."""
+    """Replays optimizers from the common start on the hand-written side's own gradients.
 
-    def __init__(self, plan: Plan, start: Draw, records: list[Record], skip: set[str]) -> None:
+    ``exact`` keeps all of torch's numbers in float64. ``later`` are the records that follow, for
+    what an explanation says of every step.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        start: Draw,
+        records: list[Record],
+        skip: set[str],
+        exact: bool = False,
+        later: Sequence[Record] = (),
+    ) -> None:
         self.plan, self.start, self.records = plan, start, records
+        self.exact, self.later = exact, later
         self.names = [n for n in start.params if n in records[0].params and n not in skip]
         sizes = [len(plan.batches.epoch(e)) for e in range(plan.batches.epochs)]
         self.ends = set(np.cumsum(sizes).tolist())
+
+    def whole(self) -> Replay:
+        """Return the same over every step that was kept, as far as mine's numbers are finite."""
+        last = next(
+            (i for i, r in enumerate(self.later) if not all(map(_finite, (r.mine, r.params)))),
+            len(self.later),
+        )
+        made = copy.copy(self)
+        made.records, made.later = [*self.records, *self.later[:last]], ()
+        return made
+
+    def exactly(self) -> Replay | None:
+        """Return the same with torch's numbers in float64; None where that changes no step."""
+        if self.exact:
+            return None
+        made = copy.copy(self)
+        made.exact = True
+        try:
+            moved = any(
+                not np.array_equal(params[name], other[name])
+                for params, other in zip(self.torch(), made.torch(), strict=True)
+                for name in params
+            )
+        except Exception:  # an optimizer that does not run so
+            return None
+        return made if moved else None
+
+    def _around(self) -> AbstractContextManager[None]:
+        return all_double() if self.exact else nullcontext()
 
     def torch(
         self,
@@ -64,7 +107,8 @@ class Replay:
                 grad = held.get(name)
                 fits = grad is not None and grad.shape == tuple(parameter.shape)
                 parameter.grad = torch.from_numpy(np.array(grad)) if fits else None
-            optimizer.step()
+            with self._around():
+                optimizer.step()
             yield {n: p.detach().numpy().copy() for n, p in named.items()}
             for name in self.names if forced else ():
                 named[name].data.copy_(torch.from_numpy(np.array(record.params[name])))
@@ -72,7 +116,8 @@ class Replay:
                 scheduler.step()
 
     def _made(self, module: Any, plain: Any = None) -> tuple[Any, Any]:
-        optimizer = self.plan.their_optimizer(list(module.parameters()))
+        with self._around():
+            optimizer = self.plan.their_optimizer(list(module.parameters()))
         if plain is not None:
             optimizer.__class__ = plain  # before a scheduler wraps its step
         made = self.plan.their_scheduler
@@ -123,6 +168,14 @@ class Replay:
 
 def optimizer_cause(replay: Replay) -> Cause | None:
     """Return the wrong rule that makes exactly the hand-written side's steps, or None."""
+    found = _wrong_rule(replay)
+    if found is None:
+        other = replay.exactly()
+        found = _wrong_rule(other) if other is not None else None
+    return found
+
+
+def _wrong_rule(replay: Replay) -> Cause | None:
     groups = replay.options()
     if replay.fits(replay.torch()):
         return None  # no rule is wrong that takes torch's own steps
@@ -141,8 +194,7 @@ def optimizer_cause(replay: Replay) -> Cause | None:
     for name, sentence, rule in rules:
         if replay.fits(replay.numpy(rule)):
             return Cause(name, sentence)
-    ks = _ratios(replay)
-    return clipping_cause(replay, ks) or (_rate(replay, groups, ks) if ks else None)
+    return of_lengths(replay.whole(), ratios(replay) is not None)
 
 
 def _never_updated(replay: Replay) -> Cause | None:
@@ -153,75 +205,29 @@ def _never_updated(replay: Replay) -> Cause | None:
     if not moved:
         return None
     if len(still) == len(names):
-        return Cause("parameters_not_updated", "the parameters stay as they were at every step")
+        when = _unmoved(replay)
+        return Cause("parameters_not_updated", f"the parameters stay as they were {when}")
     replay.names = [n for n in names if n not in moved]
     fits = replay.fits(replay.torch())
     replay.names = names
-    text = f"{', '.join(n for n in names if n in moved)}: the optimizer never updates it"
+    which = ", ".join(n for n in names if n in moved)
+    when = _unmoved(replay, moved)
+    never = "the optimizer never updates it"
+    text = f"{which}: {never if when == EVERY else f'it stays as it was {when}'}"
     return Cause("parameters_not_updated", text) if fits else None
 
 
-def _ratios(replay: Replay) -> list[float] | None:
-    """Return by how much each step is longer than torch's from there; None where by no factor."""
-    before: Params = dict(replay.start.params)
-    ks = []
-    for params, record in zip(replay.torch(forced=True), replay.records, strict=True):
-        k = _ratio(replay.names, before, params, record.params)
-        if k is None:
-            return None
-        ks.append(k)
-        before = record.params
-    return ks
+EVERY = "at every step"
 
 
-def _rate(replay: Replay, groups: list[dict[str, Any]], ks: list[float]) -> Cause | None:
-    """Another learning rate at every step, or the right one at the wrong time."""
-    at = next((i for i, k in enumerate(ks) if abs(k - 1) > 1e-6), None)
-    if at is None:
-        return None
-    mine, told = ks[at] * float(groups[at]["lr"]), float(groups[at]["lr"])
-    if max(ks) - min(ks) <= 1e-6 * abs(ks[0]) and not _scheduled(replay, ks, groups):
-        text = f"the learning rate is {mine:.6g}, {multiple(ks[0])} × torch's"
-        return Cause("wrong_lr", text)
-    if replay.plan.my_scheduler is None and replay.plan.their_scheduler is None:
-        text = (
-            f"the step is {multiple(ks[at])} × torch's at step {at + 1}, for all parameters alike, "
-            "and by other factors at other steps"
-        )
-        return Cause("step_scaled", text)
-    text = f"the learning rate is {mine:.6g} where the schedule says {told:.6g}"
-    if _scheduled(replay, ks, groups):
-        return Cause("schedule_off_by_one", f"{text}: it is changed at another epoch")
-    return Cause("wrong_schedule", f"{text}, at step {at + 1}: it follows another schedule")
+def _unmoved(replay: Replay, names: Collection[str] = ()) -> str:
+    """Say at which steps mine leaves ``names``, by default all parameters, as they were."""
+    start, records = replay.start.params, replay.whole().records
+    for i, record in enumerate(records):
+        if any(not np.array_equal(record.params[n], start[n]) for n in names or replay.names):
+            return f"at step{'s 1 to' if i > 1 else ''} {i}, where torch's move"
+    return EVERY
 
 
-def _scheduled(replay: Replay, ks: list[float], groups: list[dict[str, Any]]) -> bool:
-    """Whether all rates are the schedule's own, only at other times."""
-    rates = {float(g["lr"]) for g in groups} | set(_later_rates(replay))
-    used = [k * float(g["lr"]) for k, g in zip(ks, groups, strict=True)]
-    return len(rates) > 1 and all(any(abs(u - r) <= 1e-6 * abs(r) for r in rates) for u in used)
-
-
-def _later_rates(replay: Replay) -> Iterator[float]:
-    """Yield the rates of every epoch to come and one beyond."""
-    module = copy.deepcopy(replay.plan.reference.copy("float64"))
-    optimizer, scheduler = replay._made(module)
-    for _ in range(replay.plan.batches.epochs + 1):
-        yield float(optimizer.param_groups[0]["lr"])
-        if scheduler is not None:
-            optimizer.step()
-            scheduler.step()
-
-
-def _ratio(names: list[str], before: Params, theirs: Params, mine: Params) -> float | None:
-    """The one factor by which all steps of a parameter set differ, or None."""
-    a = np.concatenate([(theirs[n] - before[n]).ravel() for n in names])
-    b = np.concatenate([(mine[n] - before[n]).ravel() for n in names])
-    size = float(a @ a)
-    if not size or not np.isfinite(size):
-        return None
-    k = float(a @ b) / size
-    room = 1e-7 * float(np.abs(b).max()) + 64 * EPS64 * max(
-        float(np.abs(mine[n]).max(initial=0.0)) for n in names
-    )
-    return k if float(np.abs(b - k * a).max()) <= room else None
+def _finite(arrays: Params) -> bool:
+    return all(np.isfinite(array).all() for array in arrays.values())

@@ -13,6 +13,7 @@ from parity.ladder import (
     TINY64,
     UNDECIDABLE,
     Judgement,
+    farthest,
     judge64,
     nonfinite_differs,
 )
@@ -49,6 +50,8 @@ class Track:
     open_from: int | None = None
     chaotic: bool = False
     worst_shape: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    witness: tuple[int, Array] | None = None  # a step, and torch's numbers there in another run
+    moved: float = 0.0  # how far they are from those of this run
 
     @property
     def first(self) -> Parting | None:
@@ -64,6 +67,8 @@ class Track:
         reference's runs nudged by one ulp.
         """
         self.steps = step
+        if self.witness is not None and step == self.witness[0]:
+            self.moved = farthest(theirs, self.witness[1])
         if mine.shape != theirs.shape:
             self.worst_shape = self.worst_shape or (mine.shape, theirs.shape)
             return
