@@ -212,3 +212,16 @@ def gone(pid):
             return file.read().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
+
+
+@pytest.mark.parametrize(("wait", "name"), [(0.0, "crashed"), (0.95, "timed_out")])
+def test_a_crash_after_the_stack_was_written_down_is_a_time_out(wait, name):
+    """Writing down the stack of what runs on may itself crash: the limit was all but reached."""
+
+    class Falls(impl.Linear):
+        def forward(self, x):
+            time.sleep(wait)
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+    report = parity.check(Falls(4, 3), torch.nn.Linear(4, 3), PAIR, isolate=True, timeout=1)
+    assert report.cause.name == name

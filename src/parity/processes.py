@@ -104,8 +104,7 @@ class _Child:
                 return self._ended()
             left = LOOK if until is None else min(LOOK, until - time.monotonic())
             if left <= 0:
-                limit = f"{self.timeout:g} s"
-                return Fault("timed_out", f"was still running after {limit}", self._where())
+                return self._late()
             ready, _, _ = select.select([self.reader], [], [], left)
             if ready:
                 self._read()
@@ -164,14 +163,21 @@ class _Child:
         name = signal.Signals(status.si_status).name
         if status.si_status == signal.SIGKILL:
             return Fault("out_of_memory", f"was killed ({name}), most likely for memory", where)
+        if self._lines()[:1] and self._lines()[0].startswith("Timeout"):
+            # it writes its stack down while it runs on, which may go wrong
+            return self._late()
         return Fault("crashed", f"crashed the process ({name})", where)
+
+    def _late(self) -> Fault:
+        return Fault("timed_out", f"was still running after {self.timeout:g} s", self._where())
 
     def _where(self) -> str:
         """Return the last lines of the stack that the child wrote down on its way out."""
+        return "\n".join([line for line in self._lines() if line.startswith("  File")][:6])
+
+    def _lines(self) -> list[str]:
         self.trace.seek(0)
-        lines = self.trace.read(MEBI).decode("utf-8", "replace").splitlines()
-        inner = [line for line in lines if line.startswith("  File")]
-        return "\n".join(inner[:6])
+        return self.trace.read(MEBI).decode("utf-8", "replace").splitlines()
 
     def end(self) -> None:
         """Kill the child with all that it has started, and forget it."""
