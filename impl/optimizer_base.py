@@ -1,6 +1,7 @@
 """What every optimizer shares: parameters by name, options, state and its storage."""
 
 import copy
+from collections.abc import Mapping
 from numbers import Real
 
 import numpy as np
@@ -34,7 +35,7 @@ class Optimizer:
 
     Raises TypeError for a model without the mappings, ValueError for one without parameters and
     for options out of range, NotImplementedError for torch's foreach, fused, capturable and
-    differentiable.
+    differentiable, and for more than one parameter group.
     """
 
     lr = option("lr")
@@ -45,6 +46,8 @@ class Optimizer:
         for name, value in unsupported.items():
             if value:
                 raise NotImplementedError(f"{self._name}: {name}={value!r} is not supported")
+        if isinstance(model, list | tuple) and any(isinstance(g, Mapping) for g in model):
+            raise self._groups()
         for kind in ("params", "grads"):
             if not hasattr(getattr(model, kind, None), "items"):
                 raise TypeError(
@@ -62,7 +65,7 @@ class Optimizer:
         """Update every parameter that has a gradient; return ``closure()`` where one is given."""
         loss = None if closure is None else closure()
         if len(self.param_groups) != 1:
-            raise NotImplementedError(f"{self._name} supports one parameter group alone")
+            raise self._groups()
         self._step_all()
         return loss
 
@@ -85,6 +88,13 @@ class Optimizer:
             elif grad is not None:
                 self.model.grads[name] = np.zeros_like(grad)[()]
 
+    def add_param_group(self, param_group):
+        """Raise NotImplementedError: there is one group, of all the model's parameters."""
+        raise self._groups()
+
+    def _groups(self):
+        return NotImplementedError(f"{self._name} supports one parameter group alone")
+
     def state_dict(self):
         """Return copies: {"state": {name: {slot: array}}, "param_groups": [options]}."""
         group = copy.deepcopy(self.param_groups[0])
@@ -97,7 +107,7 @@ class Optimizer:
         """
         groups = state_dict["param_groups"]
         if len(groups) != 1:
-            raise ValueError(f"{self._name} got {len(groups)} parameter groups; it has one")
+            raise self._groups()
         options = {name: value for name, value in groups[0].items() if name != "params"}
         if options.keys() != self.param_groups[0].keys():
             raise ValueError(

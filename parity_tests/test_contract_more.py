@@ -136,3 +136,17 @@ def test_option_pairs_may_be_arrays_and_whole_options_numpy_numbers():
     assert conv.stride == (2, 2)
     assert impl.MaxPool2d(np.array([2, 3])).stride == (2, 3)
     assert impl.Linear(np.int64(4), np.int8(3)).params["weight"].shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda layer: impl.SGD([{"params": layer}, {"params": layer}], lr=0.1),
+        lambda layer: impl.SGD(layer, lr=0.1).add_param_group({"params": layer}),
+        lambda layer: impl.SGD(layer, lr=0.1).load_state_dict({"param_groups": [{}, {}]}),
+    ],
+    ids=["made", "added", "loaded"],
+)  # fmt: skip
+def test_a_second_group_of_parameters_is_not_supported_and_says_so(ask):
+    with pytest.raises(NotImplementedError, match="SGD supports one parameter group alone"):
+        ask(impl.Linear(4, 3))
