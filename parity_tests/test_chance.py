@@ -132,3 +132,47 @@ def test_where_no_mode_can_be_compared_nothing_passes():
     asked = parity.check(Masked(), Net(), (8, 4), modes="train")
     only_randomness(asked)
     assert not asked.passed
+
+
+class Counting(nn.Module):
+    """A reference that counts its calls."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.inner, self.change, self.calls = nn.Linear(4, 3), change, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.change(self.calls) * self.inner(x)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda n: 1 + n, lambda n: 1 + 1e-6 * n, lambda n: (-1) ** n],
+    ids=["much", "little", "sign"],
+)
+def test_a_reference_that_counts_its_calls_is_no_measure(change):
+    mine, names = nn.Linear(4, 3), {"weight": "inner.weight", "bias": "inner.bias"}
+    report = parity.check(mine, Counting(change), (8, 4), weights=names)
+    sentences = {f.cause.sentence for f in report.failures if f.cause}
+    assert not report.passed
+    assert any("answers the same numbers otherwise the next time" in s for s in sentences)
+
+
+def test_a_parameter_that_does_nothing_is_no_sign_of_chance():
+    mine = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))  # whose bias has no gradient
+
+    class Twin(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    names = {f"{a}.{n}": f"{i}.{n}" for i, a in enumerate("ab")
+             for n in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+             if i or n in ("weight", "bias")}  # fmt: skip
+    report = parity.check(Twin(), mine, (8, 4), weights=names)
+    assert report.passed
+    assert any("zero by construction" in note for note in report.notes)

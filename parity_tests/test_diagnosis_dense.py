@@ -344,7 +344,7 @@ def weighted(**options):
         ("class_weight_ignored", ce(), weighted()),
         ("mean_divides_by_count", ce(weight=W, by_count=True), weighted()),
         ("label_smoothing_ignored", ce(), nn.CrossEntropyLoss(label_smoothing=0.2)),
-        ("wrong_label_smoothing", ce(0.25), nn.CrossEntropyLoss(label_smoothing=0.2)),
+        ("wrong_label_smoothing", ce(0.3), nn.CrossEntropyLoss(label_smoothing=0.2)),
         ("batch_sum_not_averaged", PerSample(ce().value, ce().grad), nn.CrossEntropyLoss()),
         ("ignore_index_ignored", ce(), nn.CrossEntropyLoss(ignore_index=2)),
         ("labels_shifted", Loss(lambda p, t: ce().value(p, (t + 1) % 5),

@@ -326,3 +326,79 @@ def test_steps_that_overflow_on_both_sides_are_no_fault_and_are_told():
     report = parity.check(impl.Linear(84, 50), nn.Linear(84, 50), x)
     assert report.passed, str(report)
     assert any("torch's own numbers overflow" in text for text in report.not_covered)
+
+
+@pytest.mark.parametrize("shape", [(8, 4), (64, 33)], ids=["small", "large"])
+def test_a_derivative_that_torch_loses_in_its_tail_is_no_fault_of_mine(shape):
+    class ByLogistic(nn.Module):
+        """GELU's tanh form: half of 1 + tanh(u) is the logistic function of 2u."""
+
+        def forward(self, x):
+            return x * torch.sigmoid(2 * (2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))
+
+    class Off(ByLogistic):
+        def forward(self, x):
+            return super().forward(x) * (1 + 1e-9 * torch.relu(-x - 4))
+
+    theirs = nn.GELU(approximate="tanh")
+    assert all(parity.check(ByLogistic(), theirs, shape, seed=k).passed for k in range(3))
+    assert not parity.check(Off(), theirs, shape, diagnose=False).passed
+
+
+class RowLinear:
+    """A Linear whose bias is a row, by torch's names in plain dicts."""
+
+    def __init__(self, factor=1.0):
+        self.params = {"weight": np.zeros((3, 4)), "bias": np.zeros((1, 3))}
+        self.grads, self.factor = {}, factor
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.params["weight"].T + self.params["bias"]
+
+    def backward(self, grad):
+        found = {"weight": grad.T @ self.x, "bias": self.factor * grad.sum(0, keepdims=True)}
+        for name, array in found.items():
+            self.grads[name] = self.grads.get(name, 0) + array
+        return grad @ self.params["weight"]
+
+
+class WideNorm(nn.Module):
+    """BatchNorm whose parameters have the shape that broadcasts against images."""
+
+    def __init__(self, factor=1.0):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(1, 3, 1, 1))
+        self.beta = nn.Parameter(torch.zeros(1, 3, 1, 1))
+        self.factor = factor
+
+    def forward(self, x):
+        off = x - x.mean((0, 2, 3), keepdim=True)
+        spread = torch.sqrt((off**2).mean((0, 2, 3), keepdim=True) + 1e-5)
+        return off / spread * self.gamma + self.factor * self.beta
+
+
+def test_parameters_may_have_axes_of_length_one_besides():
+    assert parity.check(RowLinear(), nn.Linear(4, 3), (8, 4)).passed
+    report = parity.check(RowLinear(2.0), nn.Linear(4, 3), (8, 4))
+    assert {f.quantity for f in report.failures} >= {"grad_bias"}
+    names = {"weights": {"gamma": "weight", "beta": "bias"}}
+    theirs = nn.BatchNorm2d(3, track_running_stats=False)
+    assert parity.check(WideNorm(), theirs, (4, 3, 2, 2), **names).passed
+    assert not parity.check(WideNorm(2.0), theirs, (4, 3, 2, 2), **names).passed
+
+
+def test_nan_of_an_infinite_input_is_said_and_no_finding():
+    class Masking:
+        def forward(self, x):
+            self.positive = x > 0
+            return x * self.positive
+
+        def backward(self, grad):
+            return grad * self.positive
+
+    report = parity.check(Masking(), nn.ReLU(), (8, 4))
+    assert report.passed
+    assert any("infinite inputs" in note for note in report.notes)
+    right = parity.check(impl.ReLU(), nn.ReLU(), (8, 4))
+    assert not any("infinite" in note for note in right.notes)

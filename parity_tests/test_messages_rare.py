@@ -135,7 +135,7 @@ FINDINGS = {
     "no tensor of mine": (lambda: check(Ending(str)),
         "^forward returned str, which holds no tensor; return a tensor, or a tuple, list"),
     "no tensor of torch": (lambda: check(impl.Linear(4, 3), Ending(str)),
-        "the reference refuses these inputs: returned str, which holds no tensor; return a tensor"),
+        "the reference returned str, which holds no tensor; return a tensor"),
     "turned": (lambda: check(Turned()),
         r"'weight' has shape \(4, 3\), the reference's 'weight' \(3, 4\); declare the axis order "
         r"with weights=\{'weight': \('weight', axes\)\}"),

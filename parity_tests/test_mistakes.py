@@ -57,6 +57,18 @@ MISTAKES = {
         lambda: parity.check(impl.Linear(4, 3), nn.Linear, SIZE),
         "theirs is the class Linear; give an instance: Linear(…)",
     ),
+    "weights-of-mine": (
+        lambda: linear(weights={"wieght": "weight", "bias": "bias"}),
+        "weights names 'wieght', did you mean 'weight'?; mine has: weight, bias",
+    ),
+    "weights-besides": (
+        lambda: linear(weights={"extra": "bias"}),
+        "weights names 'extra'; mine has: weight, bias",
+    ),
+    "rungs": (
+        lambda: linear(rungs=["float64"], dtypes=["float32"]),
+        "leaves nothing to compare",
+    ),
     "seeds": (lambda: linear(seeds=-1), "seeds is -1; it must be a non-negative integer"),
     "strict": (lambda: linear(strict="no"), "strict is 'no'; it must be True or False"),
     "isolate": (lambda: linear(isolate="yes"), "isolate is 'yes'; it must be True or False"),
@@ -346,3 +358,36 @@ def test_memory_that_runs_out_in_the_harness_is_no_bare_error(monkeypatch):
         linear()
     monkeypatch.delattr("os.sysconf")
     assert parity.checking.physical_memory() == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [(None, "None"), ((), "tuple"), ("array", "ndarray")],
+    ids=["none", "empty", "array"],
+)
+def test_a_reference_that_returns_no_tensor_is_told_so(returned, said):
+    def reference(x):
+        return x.detach().numpy() if returned == "array" else returned
+
+    text = str(parity.check(impl.ReLU(), reference, SIZE))
+    assert f"the reference returned {said}, which holds no tensor; return a tensor" in text
+
+
+def test_probes_alone_are_a_comparison():
+    report = linear(rungs=["probes"])
+    assert report.passed
+    assert len(report.findings) > 10
+
+    def double(x):
+        return 2 * nn.functional.relu(x)
+
+    assert not parity.check(impl.ReLU(), double, SIZE, rungs=["probes"], diagnose=False).passed
+
+
+def test_gradients_that_nobody_asked_for_are_not_passed_over():
+    class Generous(impl.ReLU):
+        def backward(self, grad_output):
+            return super().backward(grad_output), np.full((2, 2), np.nan)
+
+    report = parity.check(Generous(), nn.ReLU(), SIZE)
+    assert any("returned 2 values for 1 input" in note for note in report.notes)

@@ -109,3 +109,10 @@ def test_wrong_bounds_and_a_piece_that_is_wrong_are_caught():
     assert wrong.of("grad_input0")[0].verdict is Verdict.MISMATCH
     piece = parity.check(Hardsigmoid(edge=2e-8), nn.Hardsigmoid(), (8, 4))
     assert piece.of("grad_input0")[0].verdict is Verdict.MISMATCH
+
+
+@pytest.mark.skipif(holds("elu_cancels"), reason="torch's forward pass is wrong there as well")
+@pytest.mark.parametrize("shape", [(5, 7), (1, 1)], ids=["beside-a-register", "one-element"])
+@pytest.mark.parametrize("seed", [2, 4, 6])
+def test_a_right_gradient_passes_on_the_kink_too(shape, seed):
+    assert parity.check(CELU(), nn.CELU(0.7), shape, seed=seed).passed

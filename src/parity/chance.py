@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from parity.draws import Draw
-from parity.examination import Examination
+from parity.examination import Examination, doubtful
 from parity.findings import Verdict
 from parity.judged import Judged
 from parity.ladder import judge64, response, same_bits
 from parity.outcomes import Array, LayerError
 from parity.pair import PERTURBED, Pair
-from parity.probes import probe_shapes
+from parity.sizes import probe_shapes
 
 OTHER_SEEDS = 8  # of torch's generator: dropout of a small share may spare a small draw
 NAME = "random_beyond_dropout"
@@ -26,18 +26,20 @@ def without_chance(exam: Examination, reached: bool, judge: Callable[[Examinatio
     """Put one finding in the place of all those that chance made; return whether ``judge`` ended.
 
     Two sides that draw alike from torch's seed agree, and are judged like any others: only where
-    something failed is it asked whether a side is random in that mode. Then the other mode alone is
-    judged, by ``judge``, and the finding is VACUOUS: what was not compared must not pass.
+    something failed is it asked whether a side is random in that mode, and where something matched
+    within noise alone, whether the reference repeats itself. Then the other mode alone is judged,
+    by ``judge``, and the finding is VACUOUS: what was not compared must not pass.
     """
     found: list[Judged] = []
     for training in (True, False):
         options = exam.pair.options
         asked = options.modes or ("train", "eval")
-        if not _failed(exam, MODES[training][0]):
+        failed, doubted = _failed(exam, MODES[training][0]), _doubted(exam, MODES[training][0])
+        draw = _draw(exam.pair, training) if failed or doubted else None
+        if draw is None:
             continue
-        draw = _draw(exam.pair, training)
-        text = None if draw is None else random_side(exam.pair, draw)
-        if draw is None or text is None:
+        text = unsteady(exam.pair, draw) or (random_side(exam.pair, draw) if failed else None)
+        if text is None:
             continue
         found.append(
             Judged(
@@ -58,6 +60,28 @@ def _failed(exam: Examination, mode: str) -> bool:
     """Whether a draw in ``mode`` did not simply match."""
     findings = [exam.findings[i] for i in exam.failed]
     return any(f.quantity != "both" and f.evidence.get("mode") == mode for f in findings)
+
+
+def _doubted(exam: Examination, mode: str) -> bool:
+    return any(doubtful(f) and f.evidence.get("mode") == mode for f in exam.findings)
+
+
+def unsteady(pair: Pair, draw: Draw) -> str | None:
+    """Return the sentence on a reference that answers the same draw otherwise the next time."""
+    try:
+        first = pair.theirs(draw).quantities
+        others = [pair.theirs(draw).quantities for _ in range(PERTURBED)]
+    except LayerError:
+        return None
+    others = [other for other in others if not same_bits(other, first)]
+    if not any(_apart(first, other, ()) for other in others):
+        return None  # equal, but for the order in which threads add up
+    return (
+        "the reference answers the same numbers otherwise the next time, in "
+        f"{MODES[draw.training][1]}: it counts its calls, or keeps something outside of its "
+        "buffers from one to the next, so that there is nothing to compare with: give it without "
+        "that"
+    )
 
 
 def random_side(pair: Pair, draw: Draw) -> str | None:

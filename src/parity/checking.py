@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from parity.adapting import adapt
 from parity.findings import Cause, Finding, Report, UsageError, Verdict
 from parity.names import fitting, name_map
-from parity.options import Options, known_zero, make_options
+from parity.options import Options, known_zero, make_options, nearest
 from parity.outcomes import LayerError
 from parity.settings import EveryDevice
 from parity.specs import Spec, as_spec
-from parity.subjects import said, unheld
+from parity.subjects import PlainRunner, buffer_store, said, unheld
 
 
 def check(mine: Any, theirs: Any, *inputs: Any, **options: Any) -> Report:
@@ -113,6 +113,10 @@ def make_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options)
         taken = getattr(runner, "takes_upstream", None)
         takes_upstream = taken is None or taken()
         lacking = unheld(runner, reference.buffers, names)
+        if type(runner) is PlainRunner or hasattr(runner, "side"):  # the adapters see to theirs
+            own = {**runner.params(), **runner.buffers()}
+            _known(options.weights, fixed, own, runner)
+            names = names.fitted(own, reference.params | reference.buffers)
     pair = Pair(
         subject,
         reference,
@@ -129,6 +133,17 @@ def make_pair(mine: Any, theirs: Any, inputs: tuple[Any, ...], options: Options)
         with _reading():
             settle(pair)
     return pair
+
+
+def _known(
+    weights: Mapping[str, Any], fixed: Mapping[str, Any], own: Mapping[str, Any], runner: Any
+) -> None:
+    """Raise UsageError where ``weights`` renames what the hand-written side does not have."""
+    for name in weights:
+        if name in fixed or name in own or buffer_store(runner, name) is not None:
+            continue
+        have = ", ".join(own) or "none"
+        raise UsageError(f"weights names {name!r}{nearest(name, own)}; mine has: {have}")
 
 
 def _affordable(specs: tuple[Spec, ...]) -> None:

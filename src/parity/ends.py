@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from parity.ladder import EPS32
 from parity.outcomes import Array
 from parity.specs import Spec
 
 LABEL = "ends of the domain"
+IGNORED = "ignored labels"  # the draw that holds torch's usual ignore_index
 FAR_BELOW = -700.0  # the logarithm of a probability that is still a number
 USUAL_IGNORE_INDEX = -100
+GUARDED = 1e6  # a gradient above this was divided by what keeps it finite
 
 
 def bounded(spec: Spec) -> bool:
@@ -27,19 +30,17 @@ def bounded(spec: Spec) -> bool:
 
 
 def sentinel(reference: Any) -> int | None:
-    """Return the label that a loss was told to ignore, where no draw of labels contains it."""
+    """Return the label that a loss was told to ignore; None for torch's usual one, or none."""
     ignored = getattr(reference, "ignore_index", None)
-    if not isinstance(ignored, int) or ignored == USUAL_IGNORE_INDEX or ignored >= 0:
-        return None
-    return ignored
+    return None if not isinstance(ignored, int) or ignored == USUAL_IGNORE_INDEX else ignored
 
 
 def at_ends(spec: Spec, rng: np.random.Generator, ignored: int | None = None) -> Array:
     """Draw ``spec`` with half of its values (or rows) exactly at the ends of its domain.
 
     The ends are low and high of ``uniform``, 0 and 1 of ``probabilities``, the first and the last
-    label or integer; ``ignored`` is a label outside of them. A logarithm of probabilities ends at
-    0 and far below, not at -inf.
+    label or integer; ``ignored`` is a label that stands for none. A logarithm of probabilities
+    ends at 0 and far below, not at -inf.
     """
     values = spec.draw(rng)
     if spec.kind not in _ENDS or not values.size:
@@ -48,7 +49,7 @@ def at_ends(spec: Spec, rng: np.random.Generator, ignored: int | None = None) ->
     if spec.kind == "labels" and ignored is not None and values.size > 2:
         values = np.where(rng.random(values.shape) < 0.25, ignored, values)
         values.flat[-1] = ignored
-        values.flat[0] = 0  # a mean over nothing is NaN
+        values.flat[0] = int(ignored == 0)  # a mean over nothing is NaN
     return values
 
 
@@ -57,7 +58,9 @@ def unasked(
 ) -> dict[str, Array | None]:
     """Return ``mine`` with NaN where torch's own gradient is NaN (zero times infinity).
 
-    Infinities and NaN belong where torch has them, but there it has no answer: any is taken.
+    Infinities and NaN belong where torch has them, but there it has no answer: any is taken. What
+    is divided by a guard such as 1e-12 is torch's as well where float32 makes the difference:
+    torch holds its guards in that.
     """
     found = dict(mine)
     for name, ref in theirs.items():
@@ -65,7 +68,9 @@ def unasked(
         if not name.startswith("grad_") or ref is None or own is None or own.shape != ref.shape:
             continue
         if ref.dtype.kind == own.dtype.kind == "f":
-            found[name] = np.where(np.isnan(ref), ref, own)
+            with np.errstate(all="ignore"):
+                guarded = (np.abs(ref) > GUARDED) & (np.abs(own - ref) <= EPS32 / 2 * np.abs(ref))
+            found[name] = np.where(np.isnan(ref) | guarded, ref, own)
     return found
 
 

@@ -15,6 +15,11 @@ from parity.outcomes import Array, LayerError, Outcome
 from parity.pair import Pair
 
 
+def doubtful(finding: Finding) -> bool:
+    """Whether the reference's noise is as large as its answer: zero, or not to be relied upon."""
+    return bool(finding.evidence.get("zero_by_construction"))
+
+
 @dataclass
 class Examination:
     """What has been found so far, and what is needed to find more."""
@@ -75,6 +80,11 @@ class Examination:
             self.failed[len(self.findings) - 1] = judged
         return finding
 
+    @property
+    def doubted(self) -> bool:
+        """Whether something matched only because the reference's own answers wander."""
+        return any(map(doubtful, self.findings))
+
     def forget(self) -> None:
         """Drop what was found on draws; that both sides are the same code stays."""
         kept = [finding for finding in self.findings if finding.quantity == "both"]
@@ -104,6 +114,8 @@ class Examination:
         for name, text in dict.fromkeys(outcome.remarks):
             if name == "warning":
                 self.notes.append(f"mine warned: {text}")
+            elif name == "extra_gradients":
+                self.notes.append(text)
             elif name == "gradient_dtype" or (name == "wrong_dtype" and self._widens(text)):
                 if not self.float32_only:
                     self.notes.append(f"mine: {text}, where torch stays in {dtype}")

@@ -37,7 +37,7 @@ def examine(pair: Pair, mine: Any, theirs: Any) -> Report:
 def _examine(exam: Examination, mine: Any, theirs: Any) -> None:
     """Fill ``exam``: draws, rungs, probes, promises, and causes where something failed."""
     reached = _judge(exam)
-    if exam.failed:
+    if exam.failed or exam.doubted:
         from parity.chance import without_chance
 
         reached = without_chance(exam, reached, _judge)
@@ -93,7 +93,8 @@ def _localise(exam: Examination) -> None:
 
 
 def _refused(exam: Examination, message: str) -> None:
-    text = f"the reference refuses these inputs: {message}"
+    returned = message.startswith("returned ")
+    text = f"the reference {'' if returned else 'refuses these inputs: '}{message}"
     exam.add(
         Judged(
             "forward", "float64", Verdict.ERROR, None, Draw(()), message=text,
@@ -109,7 +110,7 @@ def _report(exam: Examination) -> Report:
     exam.notes[:0] = getattr(pair.subject, "notes", ())
     judged = [f for f in exam.findings if f.quantity != "randomness"]  # that mode was not compared
     covers = [
-        "modes " + ", ".join(unique(str(f.evidence.get("mode")) for f in judged)),
+        "modes " + (", ".join(unique(str(f.evidence.get("mode")) for f in judged)) or "none"),
         "precisions " + ", ".join(unique(f.dtype for f in exam.findings)),
         "inputs " + "; ".join(spec.describe() for spec in pair.specs),
         f"seeds {', '.join(map(str, options.all_seeds))}",

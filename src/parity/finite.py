@@ -6,6 +6,7 @@ Only finiteness is held against torch's there: values are judged on the rungs.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -63,6 +64,27 @@ def zeros(exam: Examination, shapes: tuple[tuple[int, ...], ...] | None) -> None
     for judged in _broken(exam, draw, mine, theirs, dtype, ("zero_not_guarded", text)):
         exam.add(judged, probe=ZEROS)
     exam.covers.append(ZEROS)
+
+
+def infinities(exam: Examination, shapes: tuple[tuple[int, ...], ...] | None) -> None:
+    """Ask mine where an input is infinite, as a mask makes it: what is NaN there is said.
+
+    It is no finding: torch itself promises nothing there, and many of its functions make NaN.
+    """
+    pair = exam.pair
+    try:
+        draw = pair.draw(pair.options.seed, True, "generic", shapes)
+        (x,) = (array.copy() for array in draw.inputs)
+        x.flat[: min(2, x.size)] = [-np.inf, np.inf][: min(2, x.size)]
+        draw = replace(draw, inputs=(x,), upstream=())
+        ref, own = pair.theirs(draw).outputs[0], pair.mine(draw).outputs[0]
+    except LayerError:
+        return
+    if own.shape != ref.shape or own.shape != x.shape:
+        return
+    lost = np.isnan(own) & ~np.isnan(ref)
+    if lost.any() and np.isinf(x)[lost].all():  # else infinities meet others, as in a transform
+        exam.notes.append("mine makes NaN of infinite inputs where torch does not")
 
 
 def _broken(

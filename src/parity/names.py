@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,14 @@ class NameMap:
     that turns torch's array into the hand-written one (``(1, 0)`` for a transposed Linear);
     ``blocks`` maps torch's name to the order in which the hand-written array has the equal blocks
     of torch's first axis (``(0, 1, 3, 2)`` for an LSTM that keeps its gates as i, f, o, g).
+    ``shapes`` is found, not declared: torch's name → the shapes, on either side, of arrays that
+    differ in axes of length 1 alone, such as a bias kept as a row, (1, O).
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
     axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     blocks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
 
     def theirs(self, name: str) -> str:
         """Return torch's name for a hand-written one."""
@@ -43,16 +46,34 @@ class NameMap:
         if name in self.blocks:
             array = in_blocks(array, self.blocks[name])
         axes = self.axes.get(name)
-        return array if axes is None else np.ascontiguousarray(array.transpose(axes))
+        if axes is not None:
+            array = np.ascontiguousarray(array.transpose(axes))
+        own, theirs = self.shapes.get(name, (None, None))
+        return array.reshape(own) if own is not None and array.shape == theirs else array
 
     def to_theirs(self, name: str, array: Array) -> Array:
         """Reorder a hand-written array for comparison under torch's ``name``."""
+        own, theirs = self.shapes.get(name, (None, None))
+        if theirs is not None and array.shape == own:
+            array = array.reshape(theirs)
         axes = self.axes.get(name)
         if axes is not None and array.ndim == len(axes):
             array = array.transpose(np.argsort(axes))
         if name in self.blocks:
             array = in_blocks(array, np.argsort(self.blocks[name]))
         return array
+
+    def fitted(self, own: Mapping[str, Array], theirs: Mapping[str, Array]) -> NameMap:
+        """Return the same names where arrays of the two sides may differ in axes of length 1."""
+        shapes = {}
+        for name, array in theirs.items():
+            held, turned = (
+                np.shape(own.get(self.mine(name), array)),
+                self.to_mine(name, array).shape,
+            )
+            if held != turned and _long(held) == _long(turned):
+                shapes[name] = held, turned
+        return replace(self, shapes=shapes) if shapes else self
 
     def declared(self, mine: str, name: str) -> Any:
         """Return what ``weights=`` says of ``mine``: torch's ``name``, and what turns it."""
@@ -64,6 +85,10 @@ class NameMap:
         if mine == name and len(turns) == 1 and name in self.blocks:
             return turns[0]
         return (name, *turns) if turns else name
+
+
+def _long(shape: tuple[int, ...]) -> list[int]:
+    return [size for size in shape if size != 1]
 
 
 def in_blocks(array: Array, order: Iterable[int]) -> Array:

@@ -120,7 +120,13 @@ def make_options(given: Mapping[str, Any]) -> Options:
             raise UsageError(
                 f"{name}={value!r} needs isolate=True: only a process of its own can be held to it"
             )
-    return Options(**values)
+    options = Options(**values)
+    if set(options.rungs) <= set(DTYPES) - set(options.dtypes):
+        raise UsageError(
+            f"rungs={list(options.rungs)} with dtypes={list(options.dtypes)} leaves nothing to "
+            "compare: a rung of a precision needs that precision among dtypes"
+        )
+    return options
 
 
 def known_zero(options: Options, possible: Iterable[str]) -> None:

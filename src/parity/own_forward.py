@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from parity.draws import Draw
-from parity.ladder import EPS64, largest
+from parity.ladder import EPS32, EPS64, largest
 from parity.outcomes import Array, LayerError
 from parity.pair import Pair
 
@@ -19,6 +19,7 @@ STEPS = 2.0 ** -np.arange(2, 41, 3)  # large ones lose less to rounding, small o
 CERTAIN = 1 / 32  # of what is between the two gradients: two step sizes agree so well
 CLEAR = 1 / 8  # of the same: torch's forward is so near to one of them
 ALIKE = 2.0  # times what torch was seen to be off by: what cannot be asked is the same error
+GRID = 4.0 * np.sqrt(2) * np.linspace(-1, 1, 32)  # where a function is asked, no kink among them
 
 
 def torchs_error(
@@ -92,7 +93,31 @@ def _each_element(
     if (np.abs(slope - own) > CLEAR * gap)[certain].any():
         return None
     seen = float(share[certain].max(initial=known))
-    return seen if 0 < share.max() <= ALIKE * seen else None
+    if 0 < share.max() <= ALIKE * seen:
+        return seen
+    # On a kink, and near 0, nothing can be asked. A constant in float32 shows elsewhere, and may be
+    # off by so much: parts of its error cancel in one place and not in another.
+    constant = _constant(pair, name)
+    return constant if constant and 0 < share.max() <= EPS32 / 2 else None
+
+
+def _constant(pair: Pair, name: str) -> float:
+    """Return by what share torch's gradient is off on a grid, where that is a float32 constant."""
+    draw = replace(pair.draw(label="permutation"), inputs=(GRID,), upstream=(np.ones(GRID.size),))
+    ref = pair.theirs(draw).quantities.get(name)
+    if ref is None or ref.shape != GRID.shape:
+        return 0.0
+    slopes, floors = [], []
+    for h in STEPS:
+        ((_, change, y),) = _changes(pair, draw, name, np.full(GRID.shape, h))
+        slopes.append(change / h)
+        floors.append(EPS64 * (np.abs(y) + np.abs(ref * GRID)) / h)
+    slope, doubt = _settled(np.array(slopes), np.array(floors))
+    gap = np.abs(slope - ref)
+    with np.errstate(all="ignore"):
+        share = gap / np.abs(ref) / (1 + np.abs(GRID))
+    seen = float(share[(doubt <= CERTAIN * gap) & (share <= EPS32)].max(initial=0.0))
+    return seen if seen >= EPS32 / 128 else 0.0
 
 
 def _changes(pair: Pair, draw: Draw, name: str, step: Array) -> list[tuple[Array, Array, Array]]:

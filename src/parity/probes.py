@@ -3,52 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
 from parity.draws import FAR, Draw
+from parity.ends import IGNORED, USUAL_IGNORE_INDEX, bounded, unasked
 from parity.ends import LABEL as ENDS
-from parity.ends import bounded, sentinel, unasked
 from parity.examination import Examination
 from parity.findings import FAILING, Verdict
-from parity.finite import unbroken, zeros
+from parity.finite import infinities, unbroken, zeros
 from parity.judged import Judged
 from parity.ladder import EPS32, SLIGHT, farthest, largest, nonfinite_differs, same_bits
 from parity.layouts import layouts
 from parity.outcomes import LayerError, Outcome
 from parity.overflow import UNMEASURED, leaves_domain, no_measure
-from parity.pair import LOUD, LOUDER, Pair
+from parity.pair import LOUD, LOUDER, QUIET, Pair
 from parity.rungs import near_kink
+from parity.sizes import Shapes, batches, other_sizes, probe_shapes, resized, spread
 
-SMALL = 4096  # elements an input may have before a probe shrinks its batch
-Shapes = tuple[tuple[int, ...], ...]
-
-
-def batched(pair: Pair) -> bool:
-    """Whether axis 0 of every input can be taken for a batch that may be resized."""
-    specs = pair.specs
-    sizes = {spec.shape[0] for spec in specs if spec.shape}
-    return (
-        all(spec.reshapable and spec.shape for spec in specs)
-        and len(sizes) == 1
-        and (len(specs) > 1 or len(specs[0].shape) > 1)
-    )
-
-
-def resized(pair: Pair, batch: int) -> Shapes:
-    """Return the input shapes with another batch size."""
-    return tuple((batch, *spec.shape[1:]) for spec in pair.specs)
-
-
-def probe_shapes(pair: Pair) -> Shapes | None:
-    """Return smaller shapes for probes where the inputs are big; None for as they are."""
-    biggest = max(int(np.prod(spec.shape)) for spec in pair.specs)
-    if biggest <= SMALL or not batched(pair):
-        return None
-    batch = pair.specs[0].shape[0]
-    each = biggest // max(batch, 1)
-    smaller = max(2, min(batch, SMALL // max(each, 1)))
-    return resized(pair, smaller) if smaller < batch else None
+DENSE = 1024  # elements of a function's draw: what is off between 4 and 5 alone is met as well
+USUALLY_IGNORED = f"labels of {USUAL_IGNORE_INDEX}, which torch leaves out unless told otherwise"
+# What torch's answer for is nobody's habit: another one is said, and is no finding.
+LENIENT = {
+    "batch of 0": "batch of 0: mine answers otherwise than torch",
+    IGNORED: f"{USUALLY_IGNORED}: mine answers otherwise",
+}
 
 
 def exact_rung(exam: Examination) -> None:
@@ -128,7 +108,10 @@ def probe(exam: Examination) -> None:
     pair = exam.pair
     small = probe_shapes(pair)
     if pair.elementary:
-        _try(exam, "magnitudes", pair.options.seed, True, "magnitudes", small)
+        many = spread(pair, DENSE) if pair.elementwise else small
+        _try(exam, "magnitudes", pair.options.seed, True, "magnitudes", many)
+        if pair.elementwise:  # else one infinity is no matter of one element alone
+            infinities(exam, small)
     if _saturates(pair):
         _try(exam, "extreme values", pair.options.seed, True, "extreme", small)
     if any(spec.free for spec in pair.specs):
@@ -138,38 +121,50 @@ def probe(exam: Examination) -> None:
             _try(exam, "large values", pair.options.seed, True, "large", small)
     if pair.specs[0].free and not pair.reference.params and pair.special_values():
         _try(exam, "thresholds", pair.options.seed, True, "near kinks", small)
-    if any(map(bounded, pair.specs)) or _ignores(pair):
+    ignored = getattr(pair.reference.original, "ignore_index", None)
+    labelled = ignored is not None and any(spec.kind == "labels" for spec in pair.specs)
+    if any(map(bounded, pair.specs)) or (labelled and ignored != USUAL_IGNORE_INDEX):
         _try(exam, ENDS, pair.options.seed, True, ENDS, small)
+    if labelled and ignored == USUAL_IGNORE_INDEX:
+        _try(exam, IGNORED, pair.options.seed, True, IGNORED, small)
     zeros(exam, small)
-    if batched(pair):
-        asked = pair.specs[0].shape[0]
-        for batch, name in (
-            (1, "batch of 1"),
-            (0, "batch of 0"),
-            (max(3, min(asked, 8) + 1), "other batch"),
-        ):
-            if batch != asked:
-                _try(exam, name, pair.options.seed, True, "generic", resized(pair, batch))
-    for shapes, instead in _other_sizes(pair):
-        name = f"size {shapes[0]}"
-        if not _try(exam, name, pair.options.seed, True, "generic", shapes):
-            _try(exam, f"size {instead[0]}", pair.options.seed, True, "generic", instead)
+    _sizes(exam)
     if "eval" not in (pair.options.modes or ()) and not pair.reference.buffers:
         if pair.options.modes is None and not pair.reference.dropouts:
             _try(exam, "evaluation mode", pair.options.seed, False, "generic", small)
     layouts(exam, small)
 
 
-def loud(exam: Examination, draw: Draw, usual: Outcome | None) -> None:
-    """Hand backward a gradient much larger than that of ``draw``: what is clipped shows.
+def _sizes(exam: Examination) -> None:
+    """Try other batch sizes, and other sizes of whatever else the reference lets change."""
+    pair, before = exam.pair, len(exam.covers)
+    for batch in batches(pair):
+        _try(exam, f"batch of {batch}", pair.options.seed, True, "generic", resized(pair, batch))
+    taken = sorted(int(name.removeprefix("batch of ")) for name in exam.covers[before:])
+    if taken:
+        exam.covers[before:] = [f"batches of {', '.join(map(str, taken))}"]
+    # of a function, one element is as good as another, and a long draw of them is there already
+    for shapes, instead in islice(other_sizes(pair), 2 if pair.elementwise else None):
+        if _try(exam, f"size {shapes[0]}", pair.options.seed, True, "generic", shapes):
+            continue
+        if instead is None or not _try(
+            exam, f"size {instead[0]}", pair.options.seed, True, "generic", instead
+        ):
+            return  # made for its own size: said, and enough
 
-    Mine is held against ``usual``, its own answer, of which the new one must be a multiple: one
-    run, where the ladder takes five. What did not scale, or has masks that are never twice the
-    same (``usual`` is None), is judged by the reference: mine may clip where that does.
+
+def loud(exam: Examination, draw: Draw, usual: Outcome | None) -> None:
+    """Hand backward a gradient much larger than that of ``draw``, and one much smaller.
+
+    What is clipped shows, what is dropped, and what a row of zeros breaks. Of the large one, mine
+    is held against ``usual``, its own answer, of which the new one must be a multiple: one run,
+    where the ladder takes five. What did not scale, or has masks that are never twice the same
+    (``usual`` is None), is judged by the reference: mine may clip where that does.
     """
     pair = exam.pair
     if not pair.upstream_taken or all(g is None for g in draw.upstream):
         return
+    _try(exam, QUIET, pair.options.seed, True, QUIET, probe_shapes(pair))
     more = tuple(None if g is None else g * LOUDER for g in draw.upstream)
     try:
         if usual is not None and _scales(usual, pair.mine(replace(draw, upstream=more))):
@@ -196,40 +191,11 @@ def _scales(usual: Outcome, loud: Outcome) -> bool:
     return True
 
 
-def _ignores(pair: Pair) -> bool:
-    """Whether the reference was told to ignore a label that no draw contains by itself."""
-    ignored = sentinel(pair.reference.original)
-    return ignored is not None and any(spec.kind == "labels" for spec in pair.specs)
-
-
 def _saturates(pair: Pair) -> bool:
     """Whether large inputs are meaningful: a lone function of unbounded numbers, or a loss."""
     reference = pair.reference
     lone = reference.lone and not reference.params and not reference.buffers
     return lone and any(spec.free for spec in pair.specs) and not reference.dropouts
-
-
-def _other_sizes(pair: Pair) -> list[tuple[Shapes, Shapes]]:
-    """Return sizes that the user did not ask for: odd against even, wide against high.
-
-    Beside each stands one that divides as the user's own does, for layers that want that.
-    """
-    if not batched(pair) or any(not spec.free for spec in pair.specs) or len(pair.specs) > 1:
-        return []
-    shape = pair.specs[0].shape
-    if len(shape) < 3:
-        return []
-    batch, channels, *space = shape
-    small = [min(n, 16) for n in space]
-    first = tuple(n + (i == len(small) - 1) for i, n in enumerate(small))
-    second = tuple(n + (i == 0) * 2 + 1 for i, n in enumerate(small))
-    few = min(batch, 3)
-    wide, high = (*space[:-1], 2 * space[-1]), (2 * space[0], *space[1:])
-    return [
-        (((few, channels, *size),), ((few, channels, *instead),))
-        for size, instead in ((first, wide), (second, high))[: len(space)]
-        if size != tuple(space)
-    ]
 
 
 def _try(
@@ -265,23 +231,41 @@ def _try(
             count = 3 if label == "magnitudes" else 2
             found = pair.float64(draw, mine, count, theirs=theirs, verdicts=True)
     except LayerError as failure:
-        exam.not_covered.append(f"{name}: only mine refuses it ({failure})")
+        what = f"{USUALLY_IGNORED}: mine refuses them" if name == IGNORED else (
+            f"{name}: only mine refuses it"
+        )  # fmt: skip
+        exam.not_covered.append(f"{what} ({failure})")
         return False
-    if name == "batch of 0" and any(judged.verdict in FAILING for judged in found):
-        # a size that nobody asked for, of which torch itself makes NaN here and zeros there
-        exam.not_covered.append("batch of 0: mine answers otherwise than torch")
+    if name in LENIENT and any(judged.verdict in FAILING for judged in found):
+        exam.not_covered.append(LENIENT[name])
         return True
+    if label == "generic" and shapes is not None:
+        found = [judged for judged in found if not _vanishes(exam, judged)]
     for judged in found:
         if judged.theirs is not None:
             exam.references.setdefault(judged.quantity, []).append(judged.theirs)
         rough = judged.verdict is Verdict.INACCURATE and label not in ("large", ENDS)
-        if judged.verdict in (Verdict.MISMATCH, Verdict.ERROR) or rough:
+        alone = judged.verdict is Verdict.MATCH and "float64" not in pair.options.rungs
+        if judged.verdict in (Verdict.MISMATCH, Verdict.ERROR) or rough or alone:
             exam.add(judged, probe=name)
     exam.covers.append(name)
     both = "float32" in pair.options.dtypes and "float32" in pair.options.rungs
     if label in FAR and both and not exam.float32_only:
         unbroken(exam, name, draw, found)
     return True
+
+
+def _vanishes(exam: Examination, judged: Judged) -> bool:
+    """Whether nothing is left at this size but rounding: two elements of a group, normalised.
+
+    What stays there of a quantity, and by how much mine is off, is nothing beside what it usually
+    is.
+    """
+    j, ref = judged.judgement, judged.theirs
+    usual = exam.references.get(judged.quantity)
+    if judged.verdict is Verdict.MATCH or j is None or ref is None or not usual or j.nonfinite:
+        return False
+    return max(j.error, largest(ref)) <= SLIGHT * largest(usual[0])  # of the usual numbers
 
 
 def _in_float32(exam: Examination, name: str, draw: Draw) -> list[Judged]:

@@ -30,7 +30,8 @@ from parity.leftovers import leaves_nothing
 from parity.outcomes import Array, LayerError, Outcome, alike
 from parity.own_forward import ALIKE
 from parity.pair import Looks, Pair
-from parity.probes import loud, probe_shapes
+from parity.probes import loud
+from parity.sizes import probe_shapes
 from parity.subjects import PlainRunner, as_arrays, backward, begin, cast, guarded
 
 STEPS = 3

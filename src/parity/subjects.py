@@ -374,6 +374,11 @@ def backward(runner: Runner, draw: Draw, outcome: Outcome, dtype: str, names: Na
     raw = guarded("backward", outcome, runner.backward, *upstream)
     grads = [] if raw is None else list(raw) if isinstance(raw, (tuple, list)) else [raw]
     outcome.returned = len(grads)
+    mine_alone = type(runner) is PlainRunner or not draw.params  # others may hand on weights' too
+    if mine_alone and len(grads) > len(draw.inputs):
+        inputs = "1 input" if len(draw.inputs) == 1 else f"{len(draw.inputs)} inputs"
+        text = f"mine's backward returned {len(grads)} values for {inputs}: the rest was not read"
+        outcome.remarks.append(("extra_gradients", text))
     for i in range(len(draw.inputs)):
         array = grads[i] if i < len(grads) else None
         if draw.inputs[i].dtype.kind == "f":

@@ -203,7 +203,10 @@ class TorchSide:
         with seeded(draw.seed), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on speed is no business of the check
             try:
-                outputs = flatten(_call(module, inputs))
+                returned = _call(module, inputs)
+                outputs = flatten(returned)
+                if not outputs:
+                    raise _no_tensor(returned)
             except LayerError:
                 raise
             except (Exception, SystemExit) as error:
@@ -334,15 +337,20 @@ def flatten(value: Any) -> list[torch.Tensor]:
         return [value]
     if isinstance(value, Mapping):
         return [tensor for item in value.values() for tensor in flatten(item)]
-    if isinstance(value, Iterable) and not isinstance(value, str):
+    if isinstance(value, Iterable) and not isinstance(value, (str, np.ndarray)):
         return [tensor for item in value for tensor in flatten(item)]
     if value is None:
         return []
     if isinstance(value, (bool, int, float)):
         return [torch.as_tensor(value)]
-    raise LayerError(
-        f"returned {type(value).__name__}, which holds no tensor; return a tensor, or a tuple, "
-        "list or dict of tensors",
+    raise _no_tensor(value)
+
+
+def _no_tensor(value: Any) -> LayerError:
+    kind = "None" if value is None else type(value).__name__
+    return LayerError(
+        f"returned {kind}, which holds no tensor; return a tensor, or a tuple, list or dict of "
+        "tensors",
         "forward",
     )
 

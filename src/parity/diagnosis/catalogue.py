@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from parity.diagnosis import (
+    attention,
     changed_draws,
     factors,
     history,
@@ -14,6 +15,7 @@ from parity.diagnosis import (
     settings,
     terms,
     variants,
+    variants_activations,
     variants_conv,
     variants_functions,
     variants_layer_norms,
@@ -22,6 +24,7 @@ from parity.diagnosis import (
     variants_other,
     variants_others,
     variants_pool,
+    variants_recurrent,
 )
 from parity.diagnosis.registry import HYPOTHESES, LATE, READINGS, Hypothesis
 from parity.pair import Pair
@@ -34,8 +37,10 @@ ORDER = [
         rearranged,
         terms,
         changed_draws,
+        attention,
         variants_norm,
         variants_layer_norms,
+        variants_activations,
         settings,
         variants,
         kinks,
@@ -53,7 +58,8 @@ def _place(maker: Callable[..., Any]) -> int:
 for registry in (HYPOTHESES, LATE, READINGS):
     registry.sort(key=_place)
 # they register changed layers
-VARIED = (variants_conv, variants_pool, variants_functions, variants_losses, variants_others)
+VARIED = (variants_activations, variants_conv, variants_pool, variants_functions, variants_losses,
+          variants_others, variants_recurrent)  # fmt: skip
 
 
 def early(pair: Pair) -> Iterator[Hypothesis]:

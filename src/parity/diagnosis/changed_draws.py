@@ -83,6 +83,7 @@ def ignored_parameters(pair: Pair) -> Iterator[Hypothesis]:
                 (f"{short}_ignored", "is not applied", np.ones_like),
                 (f"{short}_applied_twice", "is applied twice", np.square),
                 (f"{short}_divided", "divides where it should multiply", np.reciprocal),
+                (f"{short}_added_to_one", "is added to 1: 1 + it is what scales", lambda a: 1 + a),
             ):
                 yield Hypothesis(cause, f"the {name} {text}", _renamed(name, change, None))
 
@@ -400,28 +401,32 @@ def changed_labels(pair: Pair) -> Iterator[Hypothesis]:
         classes = dict(spec.options).get("classes")
         if not spec.integral or not classes or not spec.shape:
             continue
-        top = int(classes)
-        shifts: tuple[tuple[str, Change], ...] = (
-            ("one too low", partial(_shifted, by=-1, classes=top)),
-            ("one too high", partial(_shifted, by=1, classes=top)),
-            ("counted from the last class", partial(np.subtract, top - 1)),
-            ("of the next sample", partial(np.roll, shift=-1, axis=0)),
-            ("of the previous sample", partial(np.roll, shift=1, axis=0)),
-            ("of the batch in reverse order", partial(np.flip, axis=0)),
+        top = int(classes) if i == 0 else None
+        changes: tuple[tuple[str, Callable[[Array, int], Array]], ...] = (
+            ("one too low", lambda labels, n: (labels - 1) % n),
+            ("one too high", lambda labels, n: (labels + 1) % n),
+            ("counted from the last class", lambda labels, n: n - 1 - labels),
+            ("of the next sample", lambda labels, n: np.roll(labels, -1, axis=0)),
+            ("of the previous sample", lambda labels, n: np.roll(labels, 1, axis=0)),
+            ("of the batch in reverse order", lambda labels, n: np.flip(labels, axis=0)),
         )
         yield Hypothesis(
             "first_item_repeated",
             "every sample has the label of the first",
             partial(_with_input, i, _first),
         )
-        for text, change in shifts:
+        for text, moved in changes:
             yield Hypothesis(
-                "labels_shifted", f"the labels are {text}", partial(_with_input, i, change)
+                "labels_shifted", f"the labels are {text}", partial(_relabelled, i, top, moved)
             )
 
 
-def _shifted(labels: Array, by: int, classes: int) -> Array:
-    return np.asarray((labels + by) % classes)
+def _relabelled(
+    i: int, top: int | None, moved: Callable[[Array, int], Array], trial: Trial
+) -> Quantities | None:
+    """Run with other labels, of as many classes as the first input has scores for."""
+    count = top if top is not None else trial.x.shape[min(1, trial.x.ndim - 1)]
+    return _with_input(i, lambda labels: moved(labels, count), trial)
 
 
 def _with_input(i: int, change: Change, trial: Trial) -> Quantities | None:

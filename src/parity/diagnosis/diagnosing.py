@@ -16,13 +16,15 @@ from parity.diagnosis.mapping import wrong_mapping
 from parity.diagnosis.registry import READINGS, Hypothesis, Reading, words
 from parity.diagnosis.scene import SPECIAL, Scene, make_scene
 from parity.diagnosis.stepping import repeated_cause, step_scene
-from parity.diagnosis.trials import Trial, explained
+from parity.diagnosis.trials import Trial, explained, telling
 from parity.diagnosis.where import hint, where
 from parity.examination import Examination
-from parity.findings import Cause
+from parity.findings import Cause, Finding
 
 BUDGET = 800.0  # work after which no pair of causes is tried
 LIMIT = 4000.0  # work (runs of the reference) after which no further hypothesis is tried
+NUMERIC = frozenset({"overflow", "cancellation", "boundary_not_guarded", "backward_not_linear",
+                     "boundary_value", "kink_derivative"})  # fmt: skip
 SOUND = "finite"  # the scope of the draws on which mine is finite where torch is
 Causes = dict[str, Cause]
 
@@ -46,6 +48,16 @@ def diagnose(exam: Examination) -> None:
         cause = exam.findings[index].cause
         if cause is not None and cause.name == "not_repeatable":
             _name(exam, index, repeated_cause(exam), over=("not_repeatable",))
+        if cause is not None and cause.name == "missing_gradient":
+            _name(exam, index, _unused(exam, exam.findings[index]), over=("missing_gradient",))
+
+
+def _unused(exam: Examination, finding: Finding) -> Cause | None:
+    """Return why a parameter has no gradient, where it is found that it is left out."""
+    name = finding.quantity.removeprefix("grad_")
+    causes = (f.cause for f in exam.findings if f.cause is not None)
+    wanted = f"{name.rpartition('.')[2]}_ignored"
+    return next((c for c in causes if c.name == wanted and name in c.sentence), None)
 
 
 def _explain(scene: Scene) -> None:
@@ -72,7 +84,7 @@ def _unexplained(scene: Scene) -> None:
     for index, judged in scene.open.items():
         finding = exam.findings[index]
         facts = dict(finding.evidence)
-        place = where(judged)
+        place = where(judged, scene.trials)
         if place:
             facts["where"] = place
         if consistent:
@@ -109,7 +121,9 @@ class _Search:
             special = [t for t in trials if t.draw.label == label]
             plain = [t for t in trials if t.draw.label not in SPECIAL]
             only = {n for n in self.scene.failing(special) if not any(t.differs(n) for t in plain)}
-            self._scope(special, label, "", only)
+            # what is right elsewhere contradicts a cause that would make it wrong there
+            self._scope([*special, *plain], label, "", only, only)
+            self._scope(special, label, "", set(), set(self.scene.failing(special)) - only)
         return self.found
 
     def _scope(
@@ -118,15 +132,17 @@ class _Search:
         scope: bool | str | None,
         text: str,
         among: set[str] | None = None,
+        asked: set[str] | None = None,
     ) -> None:
         known = {name for name, where in self.found if where != SOUND}
         names = [n for n in self.scene.failing(trials) if n not in known]
+        names = [n for n in names if asked is None or n in asked]
         if not names:
             return
         causes = self._causes(trials, names)
         if among is not None:
-            # two causes at once that hold on few draws alone are a coincidence
-            causes = {n: c for n, c in causes.items() if n in among or "+" not in c.name}
+            # on few draws alone much holds that other draws contradict, but for what numbers do
+            causes = {n: c for n, c in causes.items() if n in among or c.name in NUMERIC}
         for name, cause in causes.items():
             sentence = f"{text}, {cause.sentence}" if text else cause.sentence
             self.found[name, scope] = Cause(cause.name, sentence)
@@ -233,6 +249,8 @@ def _whole(
 
 def read_fits(trials: Sequence[Trial], name: str, reading: Reading) -> bool:
     """Whether one reading gives the hand-written quantity on every trial, to float64 accuracy."""
+    if not reading.broken and not telling(trials, name):
+        return False
     for exact in (False, True):
         for trial in trials:
             if trial.lacks(name):

@@ -18,6 +18,8 @@ from parity.pair import LOUD, Pair
 NUDGE = 2.0**-40  # moves an integer off a kink, and a piecewise linear function not at all
 EXP_ENDS = 709.0  # beyond it exp overflows, and below -709 - 36 it is 0
 GIVEN_MUCH = (LOUD, "large")  # draws whose upstream gradient is large
+CORNERS = (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 6.0, -6.0)
+NEARLY = 1e-12  # relative: a corner is met exactly, or missed by rounding
 ROUNDINGS = 64.0  # a difference of nearly equal numbers near 1 is off by a few of their roundings
 
 
@@ -85,6 +87,8 @@ def corner_values(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
                 return
     if not places or not _isolated(places, trials, name):
         return
+    if not all(_corner(x, trials[0].pair) for x in places):
+        return  # ordinary places, of which chance met a few
     shown = ", ".join(f"x = {x:g} it is {value:.6g}" for x, value in sorted(places.items()))
     what, cause = (
         ("value", "boundary_value") if name == "forward" else ("derivative", "kink_derivative")
@@ -102,6 +106,11 @@ def corner_values(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
         return made
 
     yield Reading(cause, text, predict)
+
+
+def _corner(x: float, pair: Pair) -> bool:
+    """Whether a function of torch may have a kink at x."""
+    return any(abs(x - at) <= NEARLY * abs(at) for at in (*CORNERS, *pair.special_values()))
 
 
 def _isolated(places: dict[float, float], trials: Sequence[Trial], name: str) -> bool:
@@ -129,13 +138,15 @@ def numerics(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
                 f"{top:.0f}), where torch's stays finite: take both in one formula, "
                 "x - max - log(sum(exp(x - max)))"
             )
-            yield Reading("overflow", text, partial(_own_where, lambda t: t.draw.label in FAR))
+            far = partial(_own_where, lambda t: t.draw.label in FAR)
+            yield Reading("overflow", text, far, broken=True)
         yield Reading(
             "overflow",
             f"{{q}} overflows for large inputs (|x| up to {top:.0f}), where torch's stays finite: "
             "subtract the maximum, take log and sum of exp in one formula, or choose it by the "
             "sign",
             partial(_own_where, lambda t: t.draw.label in FAR),
+            broken=True,
         )
     if wrong and all(_ends(t) and breaks(t, name) for t in wrong):
         which = " or ".join(f"{end:g}" for end in sorted(set().union(*map(_ends, wrong))))
@@ -144,6 +155,7 @@ def numerics(trials: Sequence[Trial], name: str) -> Iterator[Reading]:
             f"{{q}} is infinite or NaN where an input is exactly {which}, and torch's stays "
             "finite: guard the logarithm or the division at the ends of the domain",
             partial(_own_where, _ends),
+            broken=True,
         )
     if _clips(wrong):
         yield Reading(

@@ -8,6 +8,7 @@ from itertools import chain, islice, permutations, product
 
 import numpy as np
 
+from parity.draws import Draw
 from parity.examination import Examination
 from parity.findings import Cause, Verdict
 from parity.names import NameMap
@@ -37,9 +38,10 @@ def wrong_mapping(exam: Examination) -> Cause | None:
     else:
         mine = dict(runner.params())
     own = {name: array for name, array in mine.items() if array is not None}
+    failing = [j.draw for j in exam.failed.values() if j.draw.inputs and j.draw.upstream][:1]
     candidates = chain(islice(_mappings(pair, own), MOST), _in_blocks(pair, own))
     for names in candidates:
-        if names == pair.names or not _agrees(pair, names):
+        if names == pair.names or not _agrees(pair, names, failing):
             continue
         text = _argument(pair, names)
         return Cause(
@@ -147,13 +149,16 @@ def _orders(mine: tuple[int, ...], theirs: tuple[int, ...]) -> Iterator[tuple[in
             yield order
 
 
-def _agrees(pair: Pair, names: NameMap) -> bool:
-    """Whether everything matches under ``names`` on two draws."""
+def _agrees(pair: Pair, names: NameMap, failing: list[Draw]) -> bool:
+    """Whether everything matches under ``names`` on two draws, and on those that showed a fault.
+
+    A fault may show in another size alone, and some parameters may be exchanged without effect.
+    """
     tried = replace(pair, names=names)
     seeds = (pair.options.seed, pair.options.seed + 101)
     try:
-        for seed in seeds:
-            found = tried.float64(tried.draw(seed, True), count=2)
+        for draw in [*(tried.draw(seed, True) for seed in seeds), *failing]:
+            found = tried.float64(draw, count=2)
             if any(j.verdict not in (Verdict.MATCH, Verdict.SKIPPED) for j in found):
                 return False
     except (LayerError, ValueError):

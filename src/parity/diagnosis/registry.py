@@ -37,6 +37,7 @@ class Reading:
     sentence: str
     predict: Callable[[Trial, str], Array | None]
     view: Callable[[Trial, Array], Array | None] | None = None
+    broken: bool = False  # whether it is about what is not finite, and needs nothing that is
 
 
 HypothesisMaker = Callable[[Pair], Iterator[Hypothesis]]
@@ -68,7 +69,7 @@ def readings(maker: ReadingMaker) -> ReadingMaker:
 def multiple(k: float) -> str:
     """Return a factor as a sentence shows it: 8, 1/8, or how far from 1 it is."""
     if 0 < abs(k) < 1 and abs(1 / k - round(1 / k)) < 1e-9 and round(1 / abs(k)) > 1:
-        return f"1/{1 / k:.6g}"
+        return f"{'-' if k < 0 else ''}1/{1 / abs(k):.6g}"
     text = f"{k:.6g}"
     if abs(k) == 1 or text not in ("1", "-1"):
         return text
@@ -77,7 +78,10 @@ def multiple(k: float) -> str:
 
 
 def second_axis(inputs: Sequence[Array]) -> str:
-    """Return what axis 1 of the first input holds: channels, classes of a loss, or features."""
+    """Return what axis 1 of the first input usually holds: channels, classes of a loss, features.
+
+    :func:`parity.diagnosis.axes.axes` knows the layers that have other axes.
+    """
     if any(a.dtype.kind in "iu" for a in inputs[1:]):
         return "classes"
     return "channels" if inputs and inputs[0].ndim > 2 else "features"

@@ -8,20 +8,22 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from parity.diagnosis.trials import Trial
+from parity.diagnosis.walking import walked
 from parity.draws import Draw
+from parity.ends import IGNORED, unasked
 from parity.ends import LABEL as ENDS
-from parity.ends import unasked
 from parity.examination import Examination
 from parity.findings import Finding, Verdict
 from parity.judged import Judged
 from parity.outcomes import LayerError
 from parity.overflow import leaves_domain, no_measure
-from parity.pair import LOUD, Pair
-from parity.probes import Shapes, batched, probe_shapes
+from parity.pair import LOUD, QUIET, Pair
+from parity.sizes import Shapes, batched, probe_shapes
 
-SPECIAL = ("integers", "magnitudes", "extreme", "large", LOUD, ENDS)
+SPECIAL = ("integers", "magnitudes", "extreme", "large", LOUD, QUIET, ENDS, IGNORED)
 MOST_FAILING = 4
 SIDE = 9  # of an image in a trial
+WIDER = 2  # channels more than asked for
 OPEN = frozenset({Verdict.MISMATCH, Verdict.INACCURATE})
 REFINABLE = frozenset({"wrong_shape"})  # a fact about the shapes, for which a cause may be found
 
@@ -98,9 +100,22 @@ def make_scene(exam: Examination) -> Scene:
             if made is not None and made.theirs:
                 scene.trials.append(made)
                 shown.add(judged.quantity)
+    scene.trials += _later(scene)
     # the most telling trial first: most hypotheses fall on it
     scene.trials.sort(key=lambda t: not any(t.differs(n) for n in t.names))
     return scene
+
+
+def _later(scene: Scene) -> list[Trial]:
+    """Return a second pass where buffers differ: a first one alone may tell no rule of updating."""
+    training = any(t.draw.training for t in scene.trials)
+    buffers = [n for n in scene.failing(scene.trials) if n.startswith("buffer_")]
+    if not buffers or not training:
+        return []
+    try:
+        return walked(scene.pair, scene.pair.options.seed, 1)[1:]
+    except LayerError:
+        return []
 
 
 def make_trial(pair: Pair, draw: Draw) -> Trial | None:
@@ -137,10 +152,14 @@ def _draws(scene: Scene) -> Iterator[Draw]:
     failing = [draw for draw in failing if all(a.size for a in draw.inputs)][:MOST_FAILING]
     if not failing:
         return
+    asked = small or tuple(spec.shape for spec in pair.specs)
     for draw in failing:
-        yield draw if small is None else _again(pair, draw, small) or draw
+        # a probe may have more elements than asked for, among them some that rounding alone parts
+        dense = draw.label in SPECIAL and draw.inputs[0].size > math.prod(asked[0])
+        yield draw if small is None and not dense else _again(pair, draw, asked) or draw
     first = True
-    for label in dict.fromkeys(d.label if d.label in SPECIAL else "generic" for d in failing):
+    labels = dict.fromkeys(d.label if d.label in SPECIAL else "generic" for d in failing)
+    for label in sorted(labels, key=lambda label: label in SPECIAL):
         for training in sorted({d.training for d in failing}, reverse=True):
             # every size is tried once; other modes and kinds of draws need a second batch size
             yield from islice(_more(pair, label, training), None if first else 1)
@@ -195,8 +214,25 @@ def _more(pair: Pair, label: str, training: bool) -> Iterator[Draw]:
     for batch in (min(asked, 8) + 3, 5 if asked != 5 else 7):
         other = tuple((batch, *shape[1:]) for shape in shapes)
         yield from _made(pair, seed, training, label, other)
+    wider = _wider(pair, shapes)
+    if wider is not None:
+        yield from _made(pair, seed, training, label, wider)
     spec = pair.specs[0]
     if len(pair.specs) == 1 and spec.free and len(spec.shape) > 2:
         batch, channels, *space = shapes[0]
         sizes = tuple(min(n, 12) + 1 + (i == 0) for i, n in enumerate(space))
         yield from _made(pair, seed, training, label, ((min(batch, 4), channels, *sizes),))
+
+
+def _wider(pair: Pair, shapes: Shapes) -> Shapes | None:
+    """Return shapes with more channels, features or classes; None where weights fix their number.
+
+    A factor that is explained by such a size has to change with it.
+    """
+    first = shapes[0]
+    if pair.reference.params or pair.reference.buffers or len(first) < 2:
+        return None
+    return tuple(
+        (shape[0], shape[1] + WIDER, *shape[2:]) if shape[1:2] == first[1:2] else shape
+        for shape in shapes
+    )

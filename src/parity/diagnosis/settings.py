@@ -19,16 +19,27 @@ from parity.pair import Pair
 NOT_OPTIONS = {"self", "device", "dtype", "inplace", "size_average", "reduce", "bias", "eps",
                "in_features", "out_features", "in_channels", "out_channels", "num_features",
                "num_channels", "num_embeddings", "embedding_dim", "return_indices"}  # fmt: skip
-EPSILONS = (1e-5, 0.0, 1e-20, 1e-16, 1e-12, 1e-10, 1e-8, 1e-7, 1e-6, 1e-4, 1e-3, 1e-2)
+EPSILONS = (1e-5, 0.0, 1e-20, 1e-12, 1e-10, 1e-8, 1e-7, 1e-6, 1e-4, 1e-3, 1e-2)
+BEYOND = 1e30  # stands for no threshold at all
+LINEAR = 37.0  # where log(1 + exp(x)) is x
+NO_EPS = 1e-16  # what is smaller stands for none: some layers of torch refuse 0 itself
 CHOICES = {
     "reduction": ("mean", "sum", "none", "batchmean"),
     "padding_mode": ("zeros", "reflect", "replicate", "circular"),
     "approximate": ("none", "tanh"),
     "nonlinearity": ("tanh", "relu"),
-}
+    "mode": ("sum", "mean", "max", "nearest", "nearest-exact", "linear", "bilinear", "bicubic",
+             "trilinear"),
+}  # fmt: skip
+UNSET = {"momentum": (0.1, 0.9, 1.0, 0.0), "output_size": (1,), "align_corners": (True,)}
+OWN = "torch.nn.utils.parametr"  # parametrize and parametrizations
 WHY = {
     "momentum": ": the running average weighs the old value where torch weighs the new one",
 }
+# a floor below the smallest number that is met shows in nothing
+NOT_ADDED = "eps is not added: it is left out, or no more than a bound from below"
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm,
+         *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []))  # fmt: skip
 MISSING = object()
 
 
@@ -49,6 +60,8 @@ class Change:
             return "momentum_swapped"
         if self.option == "reduction":
             return "wrong_reduction"
+        if self.option == "threshold" and self.value == BEYOND:
+            return "threshold_ignored"
         if self.option == "weight" and self.value is None:
             return "class_weight_ignored"
         default = self.default
@@ -71,9 +84,28 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
+def private(module: nn.Module) -> bool:
+    """Whether torch keeps a module's class to itself: its attributes are no options of anyone's.
+
+    Some hand them to native code unchecked, which a wrong value makes write out of bounds.
+    """
+    kind = type(module)
+    home = kind.__module__ or ""
+    return home.startswith(OWN) or (kind.__name__.startswith("_") and home.startswith("torch."))
+
+
+def _open(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the layers of ``root`` but for what computes a parametrized weight."""
+    for path, layer in root.named_modules():
+        if "parametrizations" not in path.split("."):
+            yield path, layer
+
+
 def arguments(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     """Return option → (value, default), read from the constructor's names and the attributes."""
-    found = {}
+    found: dict[str, tuple[Any, Any]] = {}
+    if private(module):
+        return found
     for name, parameter in inspect.signature(type(module).__init__).parameters.items():
         if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
@@ -115,7 +147,11 @@ def alternatives(option: str, value: Any, default: Any, module: nn.Module) -> It
     """Yield other values of one option, the likeliest first."""
     if default is None and value is not None and not isinstance(value, (bool, str, torch.Tensor)):
         yield None
-    if isinstance(value, bool):
+    if option == "threshold" and isinstance(module, nn.Softplus):
+        # above LINEAR it is a line to the last digit: to have no threshold is a variant of its own
+        near = (default, 10, 30, 15, 5, 2, 1, 0, 2 * value, value / 2, value + 1, value - 1)
+        yield from (float(t) for t in near if 0 <= t < LINEAR and t != value)
+    elif isinstance(value, bool):
         yield not value
     elif isinstance(value, str):
         choices = CHOICES.get(option, ())
@@ -126,7 +162,7 @@ def alternatives(option: str, value: Any, default: Any, module: nn.Module) -> It
         yield None
         yield from (value.square(), value.sqrt(), value.reciprocal(), value / value.sum())
     elif value is None:
-        yield from {"momentum": (0.1, 0.9, 1.0, 0.0), "output_size": (1,)}.get(option, ())
+        yield from UNSET.get(option, ())
     elif isinstance(value, float) or (isinstance(value, int) and isinstance(default, float)):
         yield from _floats(option, float(value), default, module)
     elif isinstance(value, int):
@@ -144,7 +180,7 @@ def _floats(option: str, v: float, default: Any, module: nn.Module) -> Iterator[
     if isinstance(default, (int, float)) and default != v:
         yield float(default)
     if option == "threshold":
-        yield from (1e30, -1e30)
+        yield from (BEYOND, -BEYOND)
     if option == "label_smoothing":
         yield from (0.0, v / 2, 2 * v)
         return
@@ -162,7 +198,7 @@ def _integers(option: str, v: int, default: Any) -> Iterator[float]:
         yield from (n for n in (-100, -1, *range(10)) if n != v)
         return
     if option == "threshold":
-        yield from (1e30, -1e30)
+        yield from (BEYOND, -BEYOND)
     if option in ("dim", "start_dim", "end_dim", "axis"):
         yield from (i for i in (0, 1, 2, 3, -1) if i != v)
         return
@@ -184,7 +220,7 @@ def _tuples(option: str, v: tuple[int, ...], default: Any) -> Iterator[tuple[int
 
 def changes(module: nn.Module) -> Iterator[tuple[str, nn.Module, Change]]:
     """Yield (path, layer, change) for every layer within ``module``."""
-    for path, layer in module.named_modules():
+    for path, layer in _open(module):
         for option, (value, default) in arguments(layer).items():
             if isinstance(value, (nn.Module, nn.Parameter)):
                 continue
@@ -216,6 +252,16 @@ def replaced(root: nn.Module, path: str, layer: nn.Module) -> nn.Module:
     return clone
 
 
+def public_name(layer: Any) -> str:
+    """Return the class of a layer as its user knows it."""
+    name = type(layer).__name__
+    if isinstance(layer, nn.Module) and name == "_SharedMask":  # what stands in for a dropout
+        return "Dropout"
+    if type(layer).__module__.startswith(OWN):  # a layer whose parameter is computed from others
+        return name.removeprefix("Parametrized")
+    return name
+
+
 def shown(layer: nn.Module, change: Change) -> str:
     """Return ``BatchNorm2d(momentum=0.9)``, with the path of a layer within a model."""
     value = change.value
@@ -225,8 +271,7 @@ def shown(layer: nn.Module, change: Change) -> str:
         value = "…"
     if isinstance(value, tuple) and len(set(value)) == 1:
         value = value[0]
-    kind = type(layer).__name__.replace("_SharedMask", "Dropout")
-    text = f"{kind}({change.option}={value!r})"
+    text = f"{public_name(layer)}({change.option}={value!r})"
     return f"{text} as layer {change.path!r}" if change.path else text
 
 
@@ -241,7 +286,18 @@ def hypothesis(root: nn.Module, layer: nn.Module, change: Change) -> Hypothesis 
     why = WHY.get(change.option, "") if name == "momentum_swapped" else ""
     if name.endswith("_ignored"):
         why = f": the option {change.option} is ignored"
-    return Hypothesis(name, f"behaves exactly like {text}{why}", _asked_for(module), module)
+    if change.option == "threshold" and change.value in (BEYOND, -BEYOND):
+        text = f"{text.partition('(')[0]} without its threshold"
+        why = f", in layer {change.path!r}" if change.path else ""
+    sentence = f"behaves exactly like {text}{why}"
+    if isinstance(layer, NORMS) and _without_eps(change):
+        sentence = NOT_ADDED + (f" in layer {change.path!r}" if change.path else "")
+    return Hypothesis(name, sentence, _asked_for(module), module)
+
+
+def _without_eps(change: Change) -> bool:
+    held = isinstance(change.given, float) and change.given >= NO_EPS
+    return change.option == "eps" and held and change.value < NO_EPS
 
 
 def _asked_for(module: nn.Module) -> Predict:
@@ -280,7 +336,7 @@ def other_options(pair: Pair) -> Iterator[Hypothesis]:
 def numeric(pair: Pair) -> Iterator[tuple[nn.Module, nn.Module, Change]]:
     """Yield (root, layer, change) for each numeric option: those whose value can be fitted."""
     root = root_of(pair)
-    for path, layer in root.named_modules():
+    for path, layer in _open(root):
         for option, (value, default) in arguments(layer).items():
             if option in NOT_OPTIONS - {"eps"} or isinstance(value, bool):
                 continue

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from parity.diagnosis.scene import SPECIAL, compact, make_trial
 from parity.outcomes import LayerError
-from parity.probes import batched
+from parity.sizes import batched
 
 if TYPE_CHECKING:
     from parity.diagnosis.scene import Scene

@@ -7,14 +7,13 @@ from dataclasses import replace
 import numpy as np
 
 from parity.diagnosis.scene import OPEN, Scene
-from parity.diagnosis.trials import Trial
+from parity.diagnosis.walking import walked
 from parity.examination import Examination
 from parity.findings import Cause
 from parity.ladder import EPS64
 from parity.outcomes import Array, LayerError
-from parity.pair import Pair
-from parity.probes import probe_shapes
-from parity.promises import RATE, STEPS
+from parity.promises import STEPS
+from parity.sizes import probe_shapes
 
 
 def step_scene(exam: Examination) -> Scene | None:
@@ -29,38 +28,11 @@ def step_scene(exam: Examination) -> Scene | None:
     scene = Scene(exam, found)
     for seed in (exam.pair.options.seed, exam.pair.options.seed + 101):
         try:
-            scene.trials += walked(exam.pair, seed)
+            scene.trials += walked(exam.pair, seed, STEPS)
         except LayerError:
             continue
     scene.trials.sort(key=lambda t: not any(t.differs(n) for n in t.names))
     return scene
-
-
-def walked(pair: Pair, seed: int) -> list[Trial]:
-    """Walk a few steps of gradient descent on one object; each pass becomes a trial."""
-    shapes = probe_shapes(pair)
-    runner = pair.subject.spawn("float64")
-    params = buffers = None
-    trials: list[Trial] = []
-    for k in range(STEPS + 1):
-        training = k < STEPS
-        draw = pair.draw(seed, training, f"step{k}" if training else "after-training", shapes)
-        if params is not None and buffers is not None:
-            draw = replace(draw, params=params, buffers=buffers)
-        mine = pair.mine(draw, "float64", runner)
-        draw = pair.masked(draw, mine)
-        trial = Trial(pair, draw, dict(mine.quantities), earlier=list(trials))
-        trials.append(trial)
-        # both sides go on from torch's numbers: each pass is judged on its own
-        params, buffers = dict(draw.params), dict(draw.buffers)
-        for name in params:
-            gradient = trial.theirs.get(f"grad_{name}")
-            if training and gradient is not None:
-                params[name] = params[name] - RATE * gradient
-        for name in buffers:
-            left = trial.theirs.get(f"buffer_{name}")
-            buffers[name] = buffers[name] if left is None else left
-    return trials
 
 
 def repeated_cause(exam: Examination) -> Cause | None:

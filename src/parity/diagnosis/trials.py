@@ -13,6 +13,7 @@ import numpy as np
 from parity.draws import FAR, Draw
 from parity.elements import saturation
 from parity.ends import LABEL as ENDS
+from parity.ends import unasked
 from parity.judged import channel_axis
 from parity.ladder import (
     EPS32,
@@ -244,13 +245,23 @@ def explained(trials: Sequence[Trial], predict: Predict, wanted: Sequence[str]) 
         }
         if not alive:
             return set()
-    return alive
+    # beside numbers that it makes, a cause may leave NaN as well; alone that is no evidence
+    return alive if any(telling(trials, name) for name in alive) else set()
+
+
+def telling(trials: Sequence[Trial], name: str) -> bool:
+    """Whether ``name`` has numbers to explain: NaN throughout is what any fault may leave."""
+    wrong = [a for t in trials if t.differs(name) and (a := t.get(name)) is not None]
+    return not wrong or any(a.dtype.kind != "f" or np.isfinite(a).any() for a in wrong)
 
 
 def _guess(predict: Predict, trial: Trial) -> Quantities | None:
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return predict(trial)
+            made = predict(trial)
+            # what is no matter of mine at the ends of a domain is none of a prediction either
+            ends = made is not None and trial.draw.label == ENDS
+            return unasked(made or {}, trial.theirs) if ends else made
     except Exception:  # a guess that cannot be made is no explanation
         return None

@@ -51,6 +51,55 @@ def _same_side(layer: Any) -> nn.Module:
     return _conv(layer, lambda h, w: pads)
 
 
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def _spread(layer: Any, pads: Callable[[Any, tuple[int, ...]], list[tuple[int, int]]]) -> nn.Module:
+    """Return ``layer`` with another padding (front, behind) of each axis, by the input's size."""
+    if isinstance(layer.padding, str) or not any(layer.padding) or layer.padding_mode != "zeros":
+        raise ValueError("only numbers of zeros")
+    convolve = getattr(functional, f"conv{len(layer.kernel_size)}d")
+
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        sides = pads(layer, tuple(x.shape[-len(layer.kernel_size) :]))
+        x = functional.pad(x, [n for side in reversed(sides) for n in side])
+        bias = getattr(m, "bias", None)
+        return convolve(x, m.weight, bias, layer.stride, 0, layer.dilation, layer.groups)
+
+    return Lambda(layer, forward)
+
+
+@variant(
+    CONVS,
+    "padding_as_in_tensorflow",
+    "it pads as TensorFlow's SAME does: by the input's size, the odd one behind",
+)
+def _tensorflow(layer: Any) -> nn.Module:
+    def pads(layer: Any, sizes: tuple[int, ...]) -> list[tuple[int, int]]:
+        found = []
+        for n, k, s, d in zip(sizes, layer.kernel_size, layer.stride, layer.dilation, strict=True):
+            total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+            found.append((total // 2, total - total // 2))
+        return found
+
+    return _spread(layer, pads)
+
+
+@variant(nn.Conv1d, "padding_one_sided", "all padding stands in front: a causal convolution")
+def _causal(layer: Any) -> nn.Module:
+    return _spread(layer, lambda layer, sizes: [(2 * p, 0) for p in layer.padding])
+
+
+@variant(nn.Conv1d, "padding_one_sided", "all padding stands behind")
+def _behind(layer: Any) -> nn.Module:
+    return _spread(layer, lambda layer, sizes: [(0, 2 * p) for p in layer.padding])
+
+
+@variant(CONVS, "padding_one_sided", "it pads behind alone, and not twice as much")
+def _behind_once(layer: Any) -> nn.Module:
+    return _spread(layer, lambda layer, sizes: [(0, p) for p in layer.padding])
+
+
 class Cropped(torch.autograd.Function):
     """Padding whose gradient is cut out at another place."""
 

@@ -70,14 +70,6 @@ def _log_diagonal(layer: Any) -> nn.Module:
     return with_rule(layer, lambda x, y, g: g * (1 - y.exp()))
 
 
-@variant(nn.Softplus, "threshold_ignored", "it has no linear part beyond the threshold")
-def _curved(layer: Any) -> nn.Module:
-    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
-        return torch.logaddexp(x * layer.beta, torch.zeros_like(x)) / layer.beta
-
-    return Lambda(layer, forward)
-
-
 @variant(nn.Sigmoid, "derivative_of_input", "backward takes x(1 - x) for s(1 - s)")
 def _sigmoid_of_input(layer: Any) -> nn.Module:
     return with_rule(layer, lambda x, y, g: g * x * (1 - x))
@@ -154,10 +146,27 @@ LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.
 
 
 @variant(
+    (nn.CrossEntropyLoss, nn.NLLLoss),
+    "mean_divides_by_count",
+    "the mean divides by the number of all targets, torch by those that are not ignored",
+)
+def _by_all(layer: Any) -> nn.Module:
+    if layer.weight is not None:
+        raise ValueError("torch's mean divides by the weights")
+    return _by_count(layer)
+
+
+@variant(
     LOSSES,
     "mean_divides_by_count",
     "the mean divides by the number of targets, torch by their weights",
 )
+def _by_weights(layer: Any) -> nn.Module:
+    if layer.weight is None:
+        raise ValueError("there are no weights")
+    return _by_count(layer)
+
+
 def _by_count(layer: Any) -> nn.Module:
     inner = _unreduced(layer)
     return Lambda(layer, lambda m, x, y: inner(x, y).mean())
@@ -209,7 +218,7 @@ def _twice(layer: Any) -> nn.Module:
 
 
 @variant(
-    nn.NLLLoss, "logarithm_added", "it takes the logarithm of what are log-probabilities already"
+    nn.NLLLoss, "logarithm_added", "it takes the log-softmax of what are log-probabilities already"
 )
 def _log_again(layer: Any) -> nn.Module:
     return Lambda(layer, lambda m, x, y: layer(x.log_softmax(1 if x.ndim > 1 else 0), y))

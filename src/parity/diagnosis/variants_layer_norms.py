@@ -51,11 +51,16 @@ CHANGES: tuple[tuple[str, str, dict[str, bool]], ...] = (
      {"unbiased": True}),
     ("eps_outside_sqrt", "eps is added to the standard deviation, not to the variance",
      {"outside": True}),
+    ("eps_outside_sqrt", "it divides by the unbiased standard deviation plus eps",
+     {"outside": True, "unbiased": True}),
     ("divided_by_variance", "it divides by the variance, not by its square root",
      {"squared": True}),
     ("statistics_treated_as_constant", "backward treats mean and variance as constants",
      {"constant": True}),
 )  # fmt: skip
+
+
+ANNOTATED = 1e-6  # of the Annotated Transformer, whose formula many have copied
 
 
 def _eps(layer: Any) -> float:
@@ -80,6 +85,8 @@ def _rules(layer: Any) -> Iterator[tuple[str, str, Rule]]:
     own = _rule(layer)
     for name, text, change in CHANGES:
         yield name, text, replace(own, **change)  # type: ignore[arg-type]
+    text = f"it divides by the unbiased standard deviation plus {ANNOTATED:g}"
+    yield "eps_outside_sqrt", text, replace(own, unbiased=True, outside=True, eps=ANNOTATED)
     if own.centred:
         yield "mean_not_subtracted", "the mean is not subtracted", replace(own, centred=False)
     else:

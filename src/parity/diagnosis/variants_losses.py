@@ -43,7 +43,14 @@ def _weighs_both(layer: Any) -> nn.Module:
 
 @variant(nn.NLLLoss, "logarithm_added", "it takes the logarithm of what are logarithms already")
 def _log_of_log(layer: Any) -> nn.Module:
-    return Lambda(layer, lambda m, x, y: layer(x.log(), y))
+    def forward(m: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        axis = 1 if x.ndim > 1 else 0
+        asked = functional.one_hot(y.clamp(min=0), x.shape[axis]).movedim(-1, axis).bool()
+        # of the others the loss takes nothing: zero times an infinite derivative is none
+        value: torch.Tensor = layer(torch.where(asked, x, torch.ones_like(x)).log(), y)
+        return value
+
+    return Lambda(layer, forward)
 
 
 @variant(
@@ -59,6 +66,89 @@ def _by_kept(layer: Any) -> nn.Module:
     return Lambda(layer, lambda m, x, y: inner(x, y) / (y != layer.ignore_index).sum())
 
 
+@variant(
+    (nn.CrossEntropyLoss, nn.NLLLoss),
+    "weights_normalised",
+    "the weights are divided by their mean, and the sum by the number of targets; torch divides by "
+    "the weights of the targets",
+)
+def _by_mean_weight(layer: Any) -> nn.Module:
+    if layer.weight is None or layer.reduction != "mean":
+        raise ValueError("there are no weights to divide by")
+    inner = copy.copy(layer)
+    inner.reduction = "sum"
+    size = layer.weight.mean()
+    return Lambda(layer, lambda m, x, y: inner(x, y) / size / (y != layer.ignore_index).sum())
+
+
+@variant(
+    nn.CrossEntropyLoss,
+    "smoothing_over_other_classes",
+    "the smoothing is spread over the C - 1 other classes, in torch over all C",
+)
+def _over_others(layer: Any) -> nn.Module:
+    if not layer.label_smoothing:
+        raise ValueError("there is no smoothing")
+
+    def forward(m: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        count = x.shape[1 if x.ndim > 1 else 0]
+        inner = copy.copy(layer)
+        inner.label_smoothing = layer.label_smoothing * count / (count - 1)
+        value: torch.Tensor = inner(x, y)
+        return value
+
+    return Lambda(layer, forward)
+
+
+@variant(
+    nn.CTCLoss,
+    "target_lengths_not_divided",
+    "the mean is that over the batch alone: torch divides each loss by the length of its target",
+)
+def _over_batch(layer: Any) -> nn.Module:
+    inner = copy.copy(layer)
+    inner.reduction = "none"
+    if layer.reduction != "mean":
+        raise ValueError("only the mean divides")
+    return Lambda(layer, lambda m, *given: inner(*given).mean())
+
+
+def _reduced(layer: Any, each: torch.Tensor) -> torch.Tensor:
+    if layer.reduction == "batchmean":
+        return each.sum() / each.shape[0]
+    return each if layer.reduction == "none" else getattr(each, layer.reduction)()
+
+
+def _as_logs(layer: Any, y: torch.Tensor) -> torch.Tensor:
+    return y if layer.log_target else y.log()
+
+
+@variant(nn.KLDivLoss, "divergence_reversed", "it is the divergence of the target from the input")
+def _reversed(layer: Any) -> nn.Module:
+    return Lambda(layer, lambda m, x, y: _reduced(layer, x.exp() * (x - _as_logs(layer, y))))
+
+
+@variant(nn.KLDivLoss, "entropy_missing", "the target's own entropy is left out: cross-entropy")
+def _without_entropy(layer: Any) -> nn.Module:
+    return Lambda(layer, lambda m, x, y: _reduced(
+        layer, -(y.exp() if layer.log_target else y) * x))  # fmt: skip
+
+
+@variant(
+    nn.BCELoss,
+    "derivative_of_logits",
+    "backward is p - y, the gradient for logits: that for p is divided by p(1 - p) as well",
+)
+def _for_logits(layer: Any) -> nn.Module:
+    def forward(m: Any, p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        each = (p - y).detach() * p
+        moving = _reduced(layer, each if layer.weight is None else each * layer.weight)
+        value: torch.Tensor = layer(p, y).detach()
+        return value + moving - moving.detach()
+
+    return Lambda(layer, forward)
+
+
 EPSILONS = (1e-7, 1e-8, 1e-12, 1e-15, 1e-10, 1e-16, 1e-6, 1e-5, 1e-9)
 
 
@@ -67,6 +157,25 @@ def _cross_entropy(layer: Any, p: torch.Tensor, q: torch.Tensor, y: torch.Tensor
     each = -(y * p.log() + (1 - y) * q.log())
     each = each if layer.weight is None else each * layer.weight
     return each if layer.reduction == "none" else getattr(each, layer.reduction)()
+
+
+def _guarded_classes(eps: float) -> None:
+    """Register the same two guards of a softmax's logarithm."""
+    for name, text, guard in (
+        ("epsilon_in_logarithm", f"it takes log(p + {eps:g}); torch's log-softmax needs no guard",
+         lambda p: p + eps),
+        ("probabilities_clipped", f"it clips p to [{eps:g}, 1 - {eps:g}]; torch needs no guard",
+         lambda p: p.clamp(eps, 1 - eps)),
+    ):  # fmt: skip
+
+        @variant(nn.CrossEntropyLoss, name, text)
+        def _of_classes(layer: Any, guard: Any = guard) -> nn.Module:
+            if layer.label_smoothing:
+                raise ValueError("only labels without smoothing")
+            options = {"ignore_index": layer.ignore_index, "reduction": layer.reduction}
+            return Lambda(layer, lambda m, x, y: functional.nll_loss(
+                guard(x.softmax(1 if x.ndim > 1 else 0)).log(), y, layer.weight, **options
+            ))  # fmt: skip
 
 
 def _guarded(eps: float) -> None:
@@ -95,6 +204,7 @@ def _guarded(eps: float) -> None:
 
 for _eps in EPSILONS:
     _guarded(_eps)
+    _guarded_classes(_eps)
 
 
 def _pieces(layer: Any, inner: Any, outer: Any) -> nn.Module:

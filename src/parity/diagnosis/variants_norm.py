@@ -29,6 +29,10 @@ VARIANTS: tuple[tuple[str, str], ...] = (
     ("running_var_of_mean", "running_var is updated with the mean"),
     ("running_statistics_not_updated", "the running statistics are not updated in training"),
     ("running_statistics_updated_in_evaluation", "the running statistics change in evaluation"),
+    ("running_statistics_updated_in_evaluation: first",
+     "the running statistics change in evaluation, before it normalises by them"),
+    ("training_backward_in_evaluation",
+     "in evaluation backward takes training's formula, as if the statistics were the batch's"),
     ("batch_statistics_in_evaluation", "in evaluation it normalises by the batch"),
     ("running_statistics_in_training", "in training it normalises by running statistics"),
     ("running_statistics_used_after_update",
@@ -97,15 +101,18 @@ class BatchNormVariant(nn.Module):
         by_batch &= not (kind == "running_statistics_in_training" and tracked)
         mean, var = self._batch(x, axes)
         old = self._running(x) if tracked else (mean, var)
-        updating = self.training or kind == "running_statistics_updated_in_evaluation"
+        updating = self.training or kind.startswith("running_statistics_updated_in_evaluation")
         if tracked and updating and kind != "running_statistics_not_updated":
             self._track(x, axes)
         if kind == "running_statistics_used_after_update" and tracked:
             old, by_batch = self._running(x), False
+        if kind == "running_statistics_updated_in_evaluation: first" and tracked:
+            old = self._running(x)
         if not by_batch:
             mean, var = old
         y = self._normalise(x, mean, var)
-        if self.textbook and by_batch:
+        late = kind == "training_backward_in_evaluation" and not by_batch
+        if late or (self.textbook and by_batch):
             inverse = self._normalise(torch.ones_like(mean), torch.zeros_like(mean), var)
             y = Textbook.apply(x, y.detach(), inverse.detach(), axes)
         if kind == "weight_gradient_of_raw_input" and self.weight is not None:

@@ -27,7 +27,8 @@ def other_functions(pair: Pair) -> Iterator[Hypothesis]:
     made: list[nn.Module] = []
     if pair.elementary:
         made = [getattr(nn, name)() for name in ACTIVATIONS if hasattr(nn, name)]
-        made += [nn.Softmax(-1), nn.LogSoftmax(-1)]
+        if not isinstance(root, (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d)):
+            made += [nn.Softmax(-1), nn.LogSoftmax(-1)]
     elif len(pair.specs) == 2 and not pair.reference.params:
         reduction = getattr(root, "reduction", "mean")
         if reduction not in ("mean", "sum", "none"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,7 +44,7 @@ class Localisation:
     units: tuple[Unit, ...] = ()
 
     def __bool__(self) -> bool:
-        return self.layer is not None
+        return self.layer is not None or bool(self.findings)
 
     def __str__(self) -> str:
         return self.sentence
@@ -126,6 +126,7 @@ class _Step:
     mine: Trace
     own: list[Parting] = field(default_factory=list)
     untried: set[int] = field(default_factory=set)
+    shared: list[Parting] = field(default_factory=list)  # of parameters that are used outside too
 
 
 class _Locator:
@@ -207,7 +208,7 @@ class _Locator:
         if mine.outcome is not None:
             draw = pair.masked(draw, mine.outcome)
         moved = draw.nudged(np.random.default_rng([draw.seed, 13]), np.float64)
-        step = _Step(self._reference(draw), [], mine)
+        step = self.traced = _Step(self._reference(draw), [], mine)
         try:
             step.others = [self._reference(moved)]
         except LayerError:  # pushed out of a bounded domain
@@ -218,10 +219,35 @@ class _Locator:
         pair.reference._load(self.module, draw)
         for index, forced in enumerate(self.forced):
             found = judge_forced(index, forced, step.reference, step.others, draw)
-            step.own += found or []
+            step.own += [part for part in found or [] if not part.shared]
+            step.shared += [p for p in found or [] if p.shared and self._parts(step, p.unit, p)]
             if found is None:
                 step.untried.add(index)
         return step
+
+    def _parts(self, step: _Step, unit: int, part: Parting) -> bool:
+        """Whether a parameter's gradient parts in the whole models as well."""
+        name = f"grad_{self.units[unit].theirs}.{part.quantity.removeprefix('grad_')}"
+        return bool(self._whole(step, [name]))
+
+    def _whole(self, step: _Step, names: Iterable[str] | None = None) -> list[Parting]:
+        """Return the quantities of the whole models that part; all of them without ``names``."""
+        mine, reference = step.mine.outcome, step.reference.outcome
+        if mine is None or reference is None:
+            return []
+        others = [t.outcome.quantities for t in step.others if t.outcome is not None]
+        return [
+            part
+            for name in (reference.quantities if names is None else names)
+            for part in judged(
+                0,
+                "forward" if name.startswith("forward") else "",
+                name,
+                mine.quantities.get(name),
+                reference.quantities.get(name),
+                [o.get(name) for o in others],
+            )
+        ]
 
     def _reference(self, draw: Draw) -> Trace:
         trace = trace_torch(self.theirs, lambda: self.pair.theirs(draw, module=self.module))
@@ -236,10 +262,10 @@ class _Locator:
 
         findings = []
         for finding in found.findings:
-            forced = next(f for f in self.forced if f.unit.theirs == finding.layer)
             findings.append(finding)
             if not finding.evidence.get("own_fault") or finding.cause is None:
                 continue
+            forced = next(f for f in self.forced if f.unit.theirs == finding.layer)
             try:
                 report = check(
                     forced.layer,
@@ -272,7 +298,11 @@ class _Locator:
         for parting in step.own:
             own.setdefault((parting.unit, parting.direction), parting)
         # a buffer that is wrong does not show in what the model hands on, only in its own layer
-        first = min([*free, *own.values()], key=self._when(step), default=None)
+        parted = [*free, *own.values(), *step.shared]
+        outputs = [p for p in self._whole(step) if p.direction == "forward"]
+        if outputs and self._seen(step) and all(p.direction == "backward" for p in parted):
+            return self._beyond(step, number, outputs[0])
+        first = min(parted, key=self._when(step), default=None)
         faulty = tuple(dict.fromkeys(self.units[unit].theirs for unit, _ in own))
         if first is None:
             return Localisation(self._nothing(step), units=tuple(self.units))
@@ -298,17 +328,37 @@ class _Locator:
             tuple(self.units),
         )
 
+    def _seen(self, step: _Step) -> bool:
+        """Whether every layer was compared at every place where it stands."""
+        ran = [(len(step.mine.of(i)), len(step.reference.of(i))) for i in range(len(self.units))]
+        return step.mine.failure is None and all(own == ref for own, ref in ran)
+
+    def _beyond(self, step: _Step, number: int, output: Parting) -> Localisation:
+        """Say that the layers are right, and what the model makes of their answers is not."""
+        last = self.units[step.reference.calls[-1].unit]
+        sentence = (
+            "every layer that both have gives what torch's gives, and the model's output is "
+            "another: look at what the model does after its last one, "
+            f"{last.label.removeprefix('layer ')}, or beside them"
+        )
+        finding = self._found(output, number, Cause("parts_after_layers", sentence), None, {
+            "direction": "forward", "own_fault": False,
+        })  # fmt: skip
+        return Localisation(
+            sentence,
+            direction="forward",
+            quantity=output.quantity,
+            step=number,
+            own_fault=False,
+            findings=(finding,),
+            units=tuple(self.units),
+        )
+
     def _nothing(self, step: _Step) -> str:
         """Say why no layer is named: the models agree, or they differ outside the layers."""
-        mine, reference = step.mine.outcome, step.reference.outcome
-        if mine is not None and reference is not None:
-            others = [t.outcome.quantities for t in step.others if t.outcome is not None]
-            agree = not any(
-                judged(0, "", name, mine.quantities.get(name), array, [o.get(name) for o in others])
-                for name, array in reference.quantities.items()
-            )
-            if agree:
-                return "both models agree here: no layer parts from its partner"
+        ran = step.mine.outcome is not None and step.reference.outcome is not None
+        if ran and not self._whole(step):
+            return "both models agree here: no layer parts from its partner"
         return "no layer parts from its partner: the difference lies in what joins them"
 
     def _when(self, step: _Step) -> Callable[[Parting], tuple[int, int]]:
@@ -345,6 +395,20 @@ class _Locator:
         forward = [p for p in found if p.direction == "forward"]
         return forward + [p for p in reversed(found) if p.direction == "backward"]
 
+    def _other_mode(self, parting: Parting) -> str:
+        """Return in which mode a layer runs, if another than torch's and that makes a change."""
+        if parting.direction != "forward":
+            return ""
+        kept = self.forced[parting.unit]
+        if not kept.random and not list(kept.partner.buffers()):
+            return ""
+        mine, ref = self.traced.mine.of(parting.unit), self.traced.reference.of(parting.unit)
+        if len(mine) != len(ref) or mine[parting.place].training in (None, ref[0].training):
+            return ""
+        own, other = "training mode", "evaluation mode"
+        own, other = (own, other) if mine[parting.place].training else (other, own)
+        return f"{own} where torch's is in {other}"
+
     def _finding(self, parting: Parting, step: int, own: bool | None, first: bool) -> Finding:
         unit = self.units[parting.unit]
         where = f"in {parting.direction}"
@@ -353,7 +417,15 @@ class _Locator:
         if step > 1:
             where += f" at step {step}"
         start = "is the first to part" if first else "parts too"
-        if own is None:
+        mode = self._other_mode(parting)
+        if parting.shared:
+            why = (
+                "given torch's numbers it is right by itself: the parameter is used outside of the "
+                "layer too (tied, or in a penalty), and what comes from there is lost or wrong"
+            )
+        elif mode:
+            why = f"it runs in {mode}: look at what sets its mode"
+        elif own is None:
             why = "whose fault it is could not be tried: it cannot be run alone here"
         elif own:
             why = "it is its own fault: given torch's inputs it is still wrong"
@@ -366,24 +438,27 @@ class _Locator:
             )
         detail = f" ({parting.message})" if parting.message else ""
         sentence = f"{unit.label} {start}, {where}: {why}{detail}"
+        facts: dict[str, Any] = {"direction": parting.direction, "own_fault": own}
+        facts |= {"kind": unit.kind, "mine_path": unit.mine}
+        cause = Cause("layer_at_fault" if own else "layer_handed_wrong_numbers", sentence)
+        return self._found(parting, step, cause, unit.theirs, facts)
+
+    def _found(
+        self, parting: Parting, step: int, cause: Cause, layer: str | None, facts: dict[str, Any]
+    ) -> Finding:
         j = parting.judgement
-        facts: dict[str, Any] = {
-            "direction": parting.direction,
-            "kind": unit.kind,
-            "own_fault": own,
-        }
-        facts |= {"mine_path": unit.mine, "draw": "localised", "step": step, "mode": self.mode}
+        facts = {**facts, "draw": "localised", "step": step, "mode": self.mode}
         if j is not None:
             facts |= {"differing": j.differing, "size": j.size, "error": j.error}
         return Finding(
             case=self.pair.case,
             quantity=parting.quantity,
-            layer=unit.theirs,
+            layer=layer,
             step=step if step > 1 else None,
             verdict=Verdict.MISMATCH,
             allowance=j.allowance if j else 0.0,
             worst=j.worst if j else None,
-            cause=Cause("layer_at_fault" if own else "layer_handed_wrong_numbers", sentence),
+            cause=cause,
             evidence=facts,
         )
 

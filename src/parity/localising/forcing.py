@@ -28,6 +28,7 @@ class Parting:
     judgement: Judgement | None = None
     message: str = ""
     place: int = 0  # which of the layer's calls, where it stands at several places
+    shared: bool = False  # whether the parameter is used outside the layer as well
 
 
 @dataclass
@@ -127,7 +128,28 @@ def judge_forced(
         for name, array in outcome.quantities.items():
             if name.startswith("grad_") and not name.startswith("grad_input") and array is not None:
                 sums[name] = sums[name] + array if name in sums else array
-    return found + judge_params(index, forced, sums, reference, others)
+    parts = judge_params(index, forced, sums, reference, others)
+    if parts:
+        shared = _used_outside(index, forced, reference, others, draw)
+        parts = [replace(part, shared=part.quantity in shared) for part in parts]
+    return found + parts
+
+
+def _used_outside(
+    index: int, forced: Forced, reference: Trace, others: list[Trace], draw: Draw
+) -> set[str]:
+    """Return the gradients to which more than the layer adds: those of torch's alone fall short."""
+    alone = Forced(forced.unit, forced.partner, forced.partner, torch_side=True)
+    sums: dict[str, Array] = {}
+    try:
+        for call in reference.of(index):
+            outcome = alone.run(draw_for(call, forced.partner, draw))
+            for name, array in outcome.quantities.items():
+                if array is not None:
+                    sums[name] = sums[name] + array if name in sums else array
+    except (LayerError, UsageError):
+        return set()
+    return {part.quantity for part in judge_params(index, forced, sums, reference, others)}
 
 
 def outcome_call(index: int, outcome: Outcome, like: Call) -> Call:

@@ -26,6 +26,7 @@ class Call:
     before: dict[str, Array] = field(default_factory=dict)
     after: dict[str, Array] = field(default_factory=dict)
     opaque: bool = False
+    training: bool | None = None
 
 
 @dataclass
@@ -99,7 +100,7 @@ def _before(trace: Trace, unit: int, opened: list[Call]) -> Callable[..., Any]:
         call = Call(unit, tuple(as_numbers(item) for item in given))
         # what is given by keyword, or is no array, cannot be handed to the other side's layer
         call.opaque = bool(named) or not given or any(item is None for item in call.inputs)
-        call.before = _buffers(layer)
+        call.before, call.training = _buffers(layer), layer.training
         call.grads = [None] * len(given)
         trace.calls.append(call)
         opened.append(call)
@@ -153,6 +154,8 @@ def _watch(layer: Any, unit: int, trace: Trace) -> Callable[[Any], None]:
 
     def watched_forward(*inputs: Any, **options: Any) -> Any:
         call = Call(unit, tuple(as_numbers(item) for item in inputs))
+        mode = getattr(layer, "training", None)
+        call.training = mode if isinstance(mode, bool) else None
         trace.calls.append(call)
         pending.append(call)
         result = forward(*inputs, **options)

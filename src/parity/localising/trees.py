@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from parity.diagnosis.settings import public_name
 from parity.findings import UsageError
 from parity.options import nearest
 
@@ -33,8 +34,15 @@ def is_layer(item: Any) -> bool:
 
 
 def torch_layers(module: Any) -> dict[str, Any]:
-    """Return path → module of everything below a torch module, each module once."""
-    return {path: item for path, item in module.named_modules() if path}
+    """Return path → module of everything below a torch module, each module once.
+
+    What torch adds for a parametrized weight is a part of the layer, not one of its own.
+    """
+    return {
+        path: item
+        for path, item in module.named_modules()
+        if path and "parametrizations" not in path.split(".")
+    }
 
 
 def plain_layers(root: Any) -> dict[str, Any]:
@@ -100,7 +108,7 @@ def match(
     else:
         pairs = _by_name(mine, theirs) or _by_order(mine, theirs)
     pairs = {own: other for own, other in pairs.items() if not _descends(own, pairs)}
-    return [Unit(own, other, type(mine[own]).__name__) for own, other in pairs.items()]
+    return [Unit(own, other, public_name(mine[own])) for own, other in pairs.items()]
 
 
 def _descends(path: str, pairs: Mapping[str, str]) -> bool:

@@ -134,6 +134,8 @@ class Closing(Promises):
 
     def _unturned(self, text: str, theirs: str) -> str:
         axes = self.pair.names.axes.get(theirs)
+        own, turned = self.pair.names.shapes.get(theirs, (None, None))
+        text += "" if own is None else f".reshape({turned})"
         return (
             text + ("" if axes is None else f".transpose({_back(axes)})") + self._unblocked(theirs)
         )

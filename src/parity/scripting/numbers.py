@@ -11,12 +11,12 @@ from parity.adapters.walking import attributes_of
 from parity.draws import ZEROS
 from parity.ends import LABEL as ENDS
 from parity.findings import UsageError
+from parity.pair import LARGE
 from parity.scripting.refusing import unshown
 from parity.scripting.sides import Sides
 
 MOST_PRINTED = 64  # elements of an array that a script spells out
 REFERENCES_OWN = ("near kinks", ENDS)  # draws around what the reference is made with
-SCALES = {"large": 1e4, "small": 1e-3}  # of normal inputs, by the name of their draw
 
 
 class Numbers(Sides):
@@ -51,6 +51,9 @@ class Numbers(Sides):
         if names.axes:
             axes = {n: tuple(a) for n, a in names.axes.items()}
             turn += f".transpose({axes!r}.get(name, range(tensor.ndim)))"
+        if names.shapes:
+            shapes = {n: own for n, (own, _) in names.shapes.items()}
+            turn += f".reshape({shapes!r}.get(name, tensor.shape))"
         store = f"(mine.params if {key} in mine.params else {self._buffers()})"
         store = "mine.params" if not buffers else store if params else self._buffers()
         place = "[...]" if self._writable() else ""
@@ -195,8 +198,10 @@ class Numbers(Sides):
             if self.pair.elementwise:  # both tails in every draw
                 powers = f"np.where(rng.random({shape}) < 0.5, {powers}, 1.75)"
             return f"rng.choice([-1, 1], {shape}) * 10.0 ** {powers}{cast}"
+        if spec.kind == "normal" and label == "small" and shape:
+            return f"rng.normal(0, 1, {shape}) * 10.0 ** -rng.integers(3, 8, {shape}){cast}"
         if spec.kind == "normal":
-            scale = options.get("scale", SCALES.get(str(label), 1.0))
+            scale = options.get("scale", LARGE if label == "large" else 1.0)
             return f"rng.normal({options.get('mean', 0.0)}, {scale}, {shape}){cast}"
         return self._literal(place, cast)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from parity.pair import LOUD
+from parity.pair import LOUD, QUIET
 from parity.scripting.numbers import Numbers
 
 
@@ -41,7 +41,10 @@ class Passes(Numbers):
             f"g = np.asarray(rng.standard_normal(z.shape){self._enlarged()}, "
             "dtype=str(z.dtype)[6:])"
         )  # fmt: skip
-        upstream = "g if g.ndim else g[()]" if not self.draw.upstream[0].shape else "g"  # type: ignore
+        shape = self.draw.upstream[0].shape  # type: ignore[union-attr]
+        upstream = "g" if shape else "g if g.ndim else g[()]"
+        if self.label == QUIET and shape and shape[0] > 1:
+            start += "; g[:1] = 0"
         kept = "; h = g.copy()" if self.finding.quantity == "untouched" else ""
         found.append(f"{start}{kept}; z.backward(torch.tensor(g).to(z))")
         self.backward = self._back(upstream, "torch.tensor(g).to(y)")
@@ -62,7 +65,8 @@ class Passes(Numbers):
         return [*found, f"dx = {self._back('*g', '*g')}"]
 
     def _enlarged(self) -> str:
-        return {"large": " * 1e4", LOUD: " * 2.0**20"}.get(str(self.label), "")
+        factors = {"large": " * 1e4", LOUD: " * 2.0**20", QUIET: " * 2.0**-40"}
+        return factors.get(str(self.label), "")
 
     def _has_backward(self) -> bool:
         return not (self.functions and self.functions.backward is None)
