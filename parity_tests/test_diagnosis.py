@@ -375,8 +375,9 @@ def hint_of(wrong, shape):
         (lambda x: x.shape[0] < 4, (8, 5), "only for a batch of at most 3 (right from "),
         (lambda x: x.shape[0] == 1, (8, 5), "only for a batch of at most 1 (right from 2)"),
         (lambda x: x.shape[0] > 8, (8, 5), "only for a batch of at least 9 (right up to 8)"),
+        (lambda x: x.shape[2] != x.shape[3], (2, 3, 6, 6), "only where height and width differ"),
     ],
-    ids=["odd", "odd-rows", "small-batch", "one", "large-batch"],
+    ids=["odd", "odd-rows", "small-batch", "one", "large-batch", "not-square"],
 )  # fmt: skip
 def test_the_axis_that_decides_is_named(wrong, shape, words):
     assert words in hint_of(wrong, shape)

@@ -32,6 +32,8 @@ def by_size(scene: Scene, judged: Judged) -> str:
     if not any(tried.right(trial) for trial in tried.trials):
         return ""
     given = judged.draw.inputs[0].shape
+    if tried.unequal(given):
+        return "only where height and width differ"
     base = tried.right_one(given)
     if base is None:
         return ""
@@ -113,6 +115,17 @@ class _Sizes:
             found.add(trial.differs(self.judged.quantity))
         self.mixed = self.mixed or len(found) > 1
         return found.pop() if len(found) == 1 else None
+
+    def unequal(self, given: Shape) -> bool:
+        """Whether mine is right in squares alone: a fault of two axes, which none decides alone."""
+        if len(given) < 4 or given[-1] == given[-2] or len(self.axes) < 4:
+            return False
+        n, lead = max(2, min(given[-2:])), given[:-2]
+        squares = [(*lead, n, n), (*lead, n + 1, n + 1)]
+        others = [(*lead, n, n + 1), (*lead, n + 1, n), (*lead, n, n + 2)]
+        return all(self.wrong(shape) is False for shape in squares) and all(
+            self.wrong(shape) is True for shape in others
+        )
 
     def right_one(self, given: Shape) -> Shape | None:
         """Return a shape in which mine is right, the asked-for one first; None if none is."""
