@@ -260,7 +260,11 @@ class SummedLoss(nn.Module):
         return ((prediction - target) ** 2).sum() / len(target)
 
 
-class Halving(torch.optim.lr_scheduler.LRScheduler):
+SCHEDULERS = torch.optim.lr_scheduler
+BASE = getattr(SCHEDULERS, "LRScheduler", None) or SCHEDULERS._LRScheduler  # until torch 2.0
+
+
+class Halving(BASE):
     def get_lr(self):
         return [base * 0.5**self.last_epoch for base in self.base_lrs]
 

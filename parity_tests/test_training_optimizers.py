@@ -100,7 +100,11 @@ def run(mine, theirs=None, batches=BATCHES, epochs=3, loss=None, **changed):
 
 # ---- numbers that torch keeps in float32 ---------------------------------------------------------
 
+# its NAdam steps otherwise and has state that the replay of a rule does not know: no names there
+OLD = pytest.mark.skipif(not hasattr(torch, "compile"), reason="torch 1.13: best effort")
 
+
+@OLD
 @pytest.mark.parametrize(("mine", "slots"), [(NAdam, "mu_product"), (ASGD, "eta and mu")])
 def test_bookkeeping_in_float64_is_right_and_so_is_torchs_own(mine, slots):
     report = run(mine)
@@ -129,6 +133,7 @@ WRONG = {
 }
 
 
+@OLD
 @pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize("kept", [float, np.float32])
 def test_a_wrong_constant_is_not_taken_for_torchs_float32(name, kept):
