@@ -19,8 +19,8 @@ SET_ALIKE = frozenset({"training"})
 INERT = frozenset(
     "__abstractmethods__ __annotate__ __annotate_func__ __annotations__ __annotations_cache__"
     " __constants__ __dict__ __doc__ __firstlineno__ __init__ __module__ __new__ __orig_bases__"
-    " __parameters__ __qualname__ __repr__ __slotnames__ __static_attributes__ __str__ __weakref__ _abc_impl"
-    " _get_name _reset_parameters extra_repr reset_parameters".split()
+    " __parameters__ __qualname__ __repr__ __slotnames__ __static_attributes__ __str__"
+    " __weakref__ _abc_impl _get_name _reset_parameters extra_repr reset_parameters".split()
 )
 NAMED = frozenset({"_zero_grad_profile_name"})  # where an optimizer keeps its class's name
 MISSING = object()
