@@ -59,6 +59,8 @@ def _ratio(
     if last is not None and float(np.abs(b - last * a).max()) <= room:
         return last
     size = float(a @ a)
+    if not size and last is not None and b.any():
+        return np.inf  # a schedule of torch's has ended at 0, and mine goes on
     if not size or not np.isfinite(size):
         return None
     k = float(a @ b) / size
