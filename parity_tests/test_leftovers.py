@@ -264,3 +264,10 @@ def test_whole_channels_are_dropped_at_the_right_rate(theirs, together, shape):
 
 def test_a_module_that_drops_elements_for_channels():
     assert causes(nn.Dropout(0.4), nn.Dropout2d(0.4), (4, 6, 5, 5)) == {"dropout_mask"}
+
+
+@pytest.mark.parametrize("p", [0.02, 0.1])
+def test_a_low_rate_on_a_small_draw_is_taken_for_no_channel(p):
+    for seed in range(12):
+        report = parity.check(impl.Dropout(p), nn.Dropout(p), (1, 2), seed=seed)
+        assert report.passed, str(report)

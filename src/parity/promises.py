@@ -37,6 +37,7 @@ from parity.subjects import PlainRunner, as_arrays, backward, begin, cast, guard
 STEPS = 3
 PASSES = 4  # over the same numbers: what changes with the calls shows
 NARROW_WALKS = 4  # nudged walks of the reference in float32
+MASKS = 64  # of torch's dropout: few of a low rate may be alike by chance
 RATE = 0.1
 
 
@@ -452,12 +453,17 @@ def _dropout(exam: Examination) -> None:
 
 
 def _dropped_together(pair: Pair, draw: Draw) -> int:
-    """Return how many elements torch drops or keeps as one: a channel's, but in nn.Dropout."""
+    """Return how many elements torch drops or keeps as one: a channel's, but in nn.Dropout.
+
+    That is not asked of nn.Dropout, which may spare every element of a small draw.
+    """
+    if pair.reference.drops_elements:
+        return 1
     shape = draw.inputs[0].shape
-    masks = np.stack(pair.reference.own_masks(draw, PASSES))
+    masks = np.stack(pair.reference.own_masks(draw, MASKS))
     for axis in range(1, len(shape)):
         joint = int(np.prod(shape[axis:]))
-        rows = masks.reshape(PASSES, -1, joint)
+        rows = masks.reshape(MASKS, -1, joint)
         if joint > 1 and (rows == rows[..., :1]).all():
             return joint
     return 1

@@ -149,6 +149,11 @@ class TorchSide:
         return not any(True for _ in self.original.children())
 
     @property
+    def drops_elements(self) -> bool:
+        """Whether the module is torch's dropout of single elements."""
+        return isinstance(self.original, nn.Dropout)
+
+    @property
     def title(self) -> str:
         """The constructor text, such as ``Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))``."""
         if isinstance(self.original, _Function):
