@@ -80,12 +80,7 @@ def _each_element(
     grows with x.
     """
     x = _asked(draw, name)
-    slopes, floors = [], []
-    for h in STEPS:
-        ((g, change, y),) = _changes(pair, draw, name, np.full(own.shape, h))
-        slopes.append(g * change / h)
-        floors.append(EPS64 * (np.abs(g * y) + np.abs(own * x)) / h)
-    slope, doubt = _settled(np.array(slopes), np.array(floors))
+    slope, doubt = _own_slopes(pair, draw, name, own)
     gap = np.abs(own - ref)
     with np.errstate(all="ignore"):
         share = np.where(gap > allowed, gap / np.abs(ref), 0.0) / (1 + np.abs(x))
@@ -107,17 +102,26 @@ def _constant(pair: Pair, name: str) -> float:
     ref = pair.theirs(draw).quantities.get(name)
     if ref is None or ref.shape != GRID.shape:
         return 0.0
-    slopes, floors = [], []
-    for h in STEPS:
-        ((_, change, y),) = _changes(pair, draw, name, np.full(GRID.shape, h))
-        slopes.append(change / h)
-        floors.append(EPS64 * (np.abs(y) + np.abs(ref * GRID)) / h)
-    slope, doubt = _settled(np.array(slopes), np.array(floors))
+    slope, doubt = _own_slopes(pair, draw, name, ref)
     gap = np.abs(slope - ref)
     with np.errstate(all="ignore"):
         share = gap / np.abs(ref) / (1 + np.abs(GRID))
     seen = float(share[(doubt <= CERTAIN * gap) & (share <= EPS32)].max(initial=0.0))
     return seen if seen >= EPS32 / 128 else 0.0
+
+
+def _own_slopes(pair: Pair, draw: Draw, name: str, gradient: Array) -> tuple[Array, Array]:
+    """Return each element's own derivative of torch's forward, and how much it may be off.
+
+    ``gradient`` is what it is held against: it says how much a rounded input moves the output.
+    """
+    x = _asked(draw, name)
+    slopes, floors = [], []
+    for h in STEPS:
+        ((g, change, y),) = _changes(pair, draw, name, np.full(gradient.shape, h))
+        slopes.append(g * change / h)
+        floors.append(EPS64 * (np.abs(g * y) + np.abs(gradient * x)) / h)
+    return _settled(np.array(slopes), np.array(floors))
 
 
 def _changes(pair: Pair, draw: Draw, name: str, step: Array) -> list[tuple[Array, Array, Array]]:

@@ -192,7 +192,7 @@ class Pair:
         other probes' names, or any name for generic values. Raises LayerError where the reference
         refuses the inputs.
         """
-        training = training and "train" in (self.options.modes or ("train",))
+        training = training and self._trains
         asked = seed, label, shapes
         if self._last is not None and self._last[0] == asked:
             # evaluation is asked the same numbers as training: they need not be drawn again
@@ -221,6 +221,11 @@ class Pair:
         draw = replace(draw, upstream=self._upstream(draw, rng))
         self._last = asked, draw
         return draw
+
+    @property
+    def _trains(self) -> bool:
+        """Whether training was asked for, or nothing was."""
+        return "train" in (self.options.modes or ("train",))
 
     def _input(self, spec: Spec, rng: np.random.Generator, label: str, place: int) -> Array:
         if label == ENDS:
@@ -307,8 +312,7 @@ class Pair:
         """Return shape and kind of each output for inputs of ``shapes``. Raises LayerError."""
         rng = np.random.default_rng([self.options.seed, len(shapes)])
         specs = [s.with_shape(shape) for s, shape in zip(self.specs, shapes, strict=True)]
-        training = "train" in (self.options.modes or ("train",))
-        return self._outputs(Draw(tuple(s.draw(rng) for s in specs), {}, {}, (), training))
+        return self._outputs(Draw(tuple(s.draw(rng) for s in specs), {}, {}, (), self._trains))
 
     def _upstream(self, draw: Draw, rng: np.random.Generator) -> tuple[Array | None, ...]:
         made: list[Array | None] = []

@@ -53,17 +53,23 @@ def _log_of_log(layer: Any) -> nn.Module:
     return Lambda(layer, forward)
 
 
+def _over_kept(layer: Any, normalised: bool) -> nn.Module:
+    """Return the weighted sum by the number of labels kept, of weights with mean 1 if asked."""
+    if layer.weight is None or layer.reduction != "mean":
+        raise ValueError("without weights the number is right")
+    inner = copy.copy(layer)
+    inner.reduction = "sum"
+    size = layer.weight.mean() if normalised else 1
+    return Lambda(layer, lambda m, x, y: inner(x, y) / size / (y != layer.ignore_index).sum())
+
+
 @variant(
     (nn.CrossEntropyLoss, nn.NLLLoss),
     "mean_divides_by_count",
     "the mean divides by the number of labels that are not ignored, torch by their weights",
 )
 def _by_kept(layer: Any) -> nn.Module:
-    if layer.weight is None or layer.reduction != "mean":
-        raise ValueError("without weights the number is right")
-    inner = copy.copy(layer)
-    inner.reduction = "sum"
-    return Lambda(layer, lambda m, x, y: inner(x, y) / (y != layer.ignore_index).sum())
+    return _over_kept(layer, normalised=False)
 
 
 @variant(
@@ -73,12 +79,7 @@ def _by_kept(layer: Any) -> nn.Module:
     "the weights of the targets",
 )
 def _by_mean_weight(layer: Any) -> nn.Module:
-    if layer.weight is None or layer.reduction != "mean":
-        raise ValueError("there are no weights to divide by")
-    inner = copy.copy(layer)
-    inner.reduction = "sum"
-    size = layer.weight.mean()
-    return Lambda(layer, lambda m, x, y: inner(x, y) / size / (y != layer.ignore_index).sum())
+    return _over_kept(layer, normalised=True)
 
 
 @variant(
