@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from parity.findings import UsageError
 
+SMALL = 2**20  # bytes of an object that is kept as a pickle, beside itself
 _ATOMS = (
     str,
     bytes,
@@ -103,6 +106,32 @@ def cast_copy(item: Any, dtype: Any, follow_views: bool = False) -> Any:
             continue
         kept.append(found)
     return _deepcopy(item, memo)
+
+
+def copies(item: Any, dtype: Any) -> Callable[[], Any]:
+    """Return what makes deep copies of ``item``, which is in ``dtype`` already.
+
+    From its pickle where that gives what ``copy.deepcopy`` gives: a check makes some forty copies,
+    and pickle is a tenth of the time for each.
+    """
+    kept = _pickled(item)
+    return partial(cast_copy, item, dtype) if kept is None else partial(pickle.loads, kept)
+
+
+def _pickled(item: Any) -> bytes | None:
+    """Return the pickle of a small object of which nothing wants to be copied in another way."""
+    for found in walk(item):
+        if isinstance(found, np.ndarray):
+            if found.nbytes > SMALL or not (found.flags.c_contiguous or found.flags.f_contiguous):
+                return None
+        elif hasattr(found, "__deepcopy__") and not isinstance(found, np.generic):
+            return None
+    try:
+        kept = pickle.dumps(item, protocol=5)
+        pickle.loads(kept)
+    except Exception:  # lambdas, classes within functions, and whatever somebody's object raises
+        return None
+    return kept if len(kept) <= SMALL else None
 
 
 def cast_made(item: Any, dtype: Any) -> Any:

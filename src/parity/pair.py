@@ -42,6 +42,7 @@ from parity.ladder import (
     verdict32,
     verdict64,
     widen,
+    within,
 )
 from parity.options import Options
 from parity.outcomes import Array, LayerError, Outcome
@@ -304,8 +305,7 @@ class Pair:
         """Return shape and kind of each output of the reference."""
         key = (tuple(a.shape for a in draw.inputs), draw.training)
         if key not in self._shapes:
-            outputs = self.reference.run(replace(draw, upstream=())).outputs
-            self._shapes[key] = tuple((out.shape, out.dtype.kind) for out in outputs)
+            self._shapes[key] = self.reference.outputs(draw)
         return self._shapes[key]
 
     def outputs_of(self, shapes: Sequence[tuple[int, ...]]) -> tuple[Any, ...]:
@@ -477,13 +477,13 @@ class Pair:
             if problem is not None or ref is None or own is None:
                 found += [] if problem is None else [problem]
                 continue
-            none = np.zeros(ref.shape)
-            bound = element_allowance(ref, none, none) if each else None
             axis = channel_axis(name, ref)
-            judged = judge64(own, ref, none, axis=axis, per_element=bound, pinned=True)
-            if not judged.inside:
-                return None
-            found.append(Judged(name, "float64", Verdict.MATCH, judged, draw, own, ref))
+            if each or not within(own, ref, axis):
+                none = np.zeros(ref.shape)
+                bound = element_allowance(ref, none, none) if each else None
+                if not judge64(own, ref, none, axis=axis, per_element=bound, pinned=True).inside:
+                    return None
+            found.append(Judged(name, "float64", Verdict.MATCH, None, draw, own, ref))
         return found
 
     def _classify(

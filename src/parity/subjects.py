@@ -6,16 +6,16 @@ import functools
 import inspect
 import io
 import os
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import replace
 from types import FunctionType, MethodType
 from typing import Any, Protocol
 
 import numpy as np
 
-from parity.casting import cast_copy, cast_made, plain_mapping, walk
+from parity.casting import cast_copy, cast_made, copies, plain_mapping, walk
 from parity.draws import Draw
 from parity.findings import UsageError
 from parity.guarding import end_copy
@@ -209,7 +209,7 @@ class PlainSubject:
         self._factory = factory
         self._layer = factory() if factory is not None else layer
         self.title = type(self._layer).__name__
-        self._cast: dict[str, Any] = {}
+        self._copies: dict[str, Callable[[], Any]] = {}
 
     def spawn(self, dtype: str) -> PlainRunner:
         """Return a fresh copy."""
@@ -219,10 +219,9 @@ class PlainSubject:
         """Return a fresh copy of the object in ``dtype``; of a factory, the next it makes, cast."""
         if self._factory is not None:
             return cast_made(self._factory(), dtype)
-        if dtype not in self._cast:
-            self._cast[dtype] = cast_copy(self._layer, dtype)
-        # cast_copy to the dtype it already has: the same memo rules for a second copy
-        return cast_copy(self._cast[dtype], dtype)
+        if dtype not in self._copies:
+            self._copies[dtype] = copies(cast_copy(self._layer, dtype), dtype)
+        return self._copies[dtype]()
 
 
 class _Bytes(io.RawIOBase):
@@ -259,35 +258,46 @@ FLOOD = 2**20  # characters that one pass may print before it is a finding
 ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 
 
-@contextmanager
-def quietly(remarks: list[tuple[str, str]]) -> Iterator[None]:
+class quietly:
     """Run somebody's code: its warnings become remarks, its printing is held back.
 
     What it does to NumPy's error handling and to the process (a fork that comes back twice) is
     seen here; other global settings are watched once an examination.
     """
-    out = _Discarded()
-    pid = os.getpid()
-    with (
-        warnings.catch_warnings(record=True) as caught,
-        np.errstate(all="warn", under="ignore"),
-        redirect_stdout(out),
-        redirect_stderr(out),
-    ):
+
+    def __init__(self, remarks: list[tuple[str, str]]) -> None:
+        self.remarks = remarks
+        self.warnings = warnings.catch_warnings(record=True)
+        self.errors = np.errstate(all="warn", under="ignore")
+
+    def __enter__(self) -> None:
+        self.caught = self.warnings.__enter__() or []
+        self.errors.__enter__()
+        self.out, self.pid = _Discarded(), os.getpid()
+        self.streams = sys.stdout, sys.stderr
+        sys.stdout = sys.stderr = self.out
         warnings.simplefilter("always")
+
+    def __exit__(self, *raised: Any) -> None:
         try:
-            yield
+            if os.getpid() != self.pid:
+                end_copy(self.pid)
+            errors = np.geterr()
         finally:
-            if os.getpid() != pid:
-                end_copy(pid)
-        if np.geterr() != ERRORS:
-            text = f"changed np.seterr to {np.geterr()}"
-            remarks.append(("changes_global_state", text))
-    if out.buffer.printed > FLOOD:
-        remarks.append(("floods_output", f"printed {out.buffer.printed / 2**20:.0f} MiB in a pass"))
-    for warning in caught:
-        text = str(warning.message).partition("\n")[0]
-        remarks.append(("warning", f"{warning.category.__name__}: {text}"))
+            sys.stdout, sys.stderr = self.streams
+            self.errors.__exit__(*raised)
+            self.warnings.__exit__(*raised)
+        if raised[0] is not None:
+            return
+        printed = self.out.buffer.printed
+        if errors != ERRORS:
+            self.remarks.append(("changes_global_state", f"changed np.seterr to {errors}"))
+        if printed > FLOOD:
+            text = f"printed {printed / 2**20:.0f} MiB in a pass"
+            self.remarks.append(("floods_output", text))
+        for warning in self.caught:
+            text = str(warning.message).partition("\n")[0]
+            self.remarks.append(("warning", f"{warning.category.__name__}: {text}"))
 
 
 def _contained(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -525,7 +535,7 @@ def _kept(given: Any, drawn: Array) -> bool:
 
 def cast(array: Array, dtype: Any) -> Array:
     """Return a fresh floating array in ``dtype``; integers are copied as they are."""
-    if array.dtype.kind != "f":
+    if array.dtype.kind != "f" or array.dtype == dtype:
         return array.copy()
     with np.errstate(over="ignore", under="ignore"):
         return np.array(array, dtype=dtype)

@@ -16,6 +16,7 @@ from parity.draws import Draw
 from parity.findings import UsageError
 from parity.outcomes import Array, LayerError, Outcome, alike, forward_names
 
+CPU = torch.device("cpu")
 LARGE = 20_000  # elements that make a run cost about twice its overhead
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 DTYPES = {
@@ -24,6 +25,7 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+_NUMPYS = (torch.float64, torch.float32, torch.int64)
 FLOATS: dict[str, np.dtype[Any]] = {  # NumPy's
     "float64": np.dtype(np.float64),
     "float32": np.dtype(np.float32),
@@ -76,7 +78,7 @@ def usable_device(name: str | None) -> torch.device:
     Raises UsageError where torch knows no such device or cannot use it here.
     """
     if name is None:
-        return torch.device("cpu")
+        return CPU
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -198,24 +200,11 @@ class TorchSide:
         module = self.copy(dtype) if module is None else module
         sizes = [array.size for array in (*draw.inputs, *draw.params.values())]
         self.work += 1.0 + sum(sizes) / LARGE
-        self._load(module, draw)
-        inputs = [self._tensor(array, dtype, once) for array in draw.inputs]
-        if strided:
-            inputs = [_strided(tensor) for tensor in inputs]
-        for tensor in inputs:
-            if tensor.is_floating_point():
-                tensor.requires_grad_(True)
+        self.load(module, draw)
+        inputs = self._leaves(draw, dtype, strided, once)
         with seeded(draw.seed), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on speed is no business of the check
-            try:
-                returned = _call(module, inputs)
-                outputs = flatten(returned)
-                if not outputs:
-                    raise _no_tensor(returned)
-            except LayerError:
-                raise
-            except (Exception, SystemExit) as error:
-                raise LayerError(_first_line(error), "forward") from error
+            outputs = _forward(module, inputs)
             if between is not None:
                 _call(module, [self._tensor(array, dtype) for array in between])
             quantities, touched = self._quantities(module, draw, inputs, outputs, strided, once)
@@ -227,6 +216,20 @@ class TorchSide:
         if touched:
             outcome.remarks.append(("upstream_modified", "the upstream gradient was changed"))
         return outcome
+
+    def outputs(self, draw: Draw) -> tuple[tuple[tuple[int, ...], str], ...]:
+        """Return shape and NumPy's kind of each output, from a forward pass alone.
+
+        Raises LayerError where the module refuses.
+        """
+        module = self.copy("float64")
+        self.work += 1.0
+        self.load(module, draw)
+        inputs = self._leaves(draw, "float64")  # of which gradients may be asked: hooks want that
+        with seeded(draw.seed), torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outputs = _forward(module, inputs)
+        return tuple((tuple(o.shape), "f" if o.is_floating_point() else "i") for o in outputs)
 
     def _quantities(
         self,
@@ -241,15 +244,16 @@ class TorchSide:
         targets = {f"grad_input{i}": t for i, t in enumerate(inputs) if t.requires_grad}
         targets |= {f"grad_{n}": p for n, p in module.named_parameters() if p.requires_grad}
         found: dict[str, Array | None] = dict.fromkeys(targets)
+        pairs = []
         for output, g in zip(outputs, draw.upstream, strict=False):
-            if g is not None and g.size != output.numel():
+            if g is None:
+                continue
+            if g.size != output.numel():
                 text = f"the output has shape {tuple(output.shape)}, torch's is {g.shape}"
                 raise LayerError(text, "shape")
-        pairs = [
-            (output, self._tensor(g, _name(output.dtype), once).reshape(output.shape))
-            for output, g in zip(outputs, draw.upstream, strict=False)
-            if g is not None and output.requires_grad
-        ]
+            if output.requires_grad:
+                upstream = self._tensor(g, _name(output.dtype), once)
+                pairs.append((output, upstream.view(output.shape)))
         if strided:
             pairs = [(output, _strided(g)) for output, g in pairs]
         kept = [g.clone() for _, g in pairs] if self.custom else []
@@ -278,35 +282,54 @@ class TorchSide:
         )
         return found, touched
 
-    def _load(self, module: nn.Module, draw: Draw) -> None:
+    def load(self, module: nn.Module, draw: Draw) -> None:
+        """Write the draw's numbers, mode and masks into ``module``."""
         with torch.no_grad():
-            for name, parameter in module.named_parameters():
-                if name in draw.params:
-                    parameter.copy_(_lent(draw.params[name]))
-            for name, buffer in module.named_buffers():
-                if name in draw.buffers:
-                    buffer.copy_(_lent(draw.buffers[name]))
+            if draw.params:
+                for name, parameter in module.named_parameters():
+                    if name in draw.params:
+                        parameter.copy_(_lent(draw.params[name]))
+            if draw.buffers:
+                for name, buffer in module.named_buffers():
+                    if name in draw.buffers:
+                        buffer.copy_(_lent(draw.buffers[name]))
         module.train(draw.training)
+        if not self.dropouts:
+            return
         masked = [child for child in module.modules() if isinstance(child, _SharedMask)]
         for child, mask in zip(masked, draw.masks, strict=False):
             child.keep = torch.from_numpy(np.ascontiguousarray(mask)).to(self.device)
         for child in masked[len(draw.masks) :]:
             child.keep = None
 
+    def _leaves(
+        self, draw: Draw, dtype: str, strided: bool = False, once: bool = False
+    ) -> list[torch.Tensor]:
+        """Return the inputs as leaves of a graph."""
+        inputs = [self._tensor(array, dtype, once) for array in draw.inputs]
+        if strided:
+            inputs = [_strided(tensor) for tensor in inputs]
+        for tensor in inputs:
+            if tensor.is_floating_point():
+                tensor.requires_grad_(True)
+        return inputs
+
     def _tensor(self, array: Array, dtype: str, once: bool = False) -> torch.Tensor:
         """Return the array as a tensor of its own: the module may write into it."""
         array = np.asarray(array)
         floating = array.dtype.kind == "f"
-        # NumPy casts and copies into large pages, torch into thousands of small ones
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            own = array.astype(
-                FLOATS.get(dtype, array.dtype) if floating else array.dtype,
-                order="C",
-                copy=not (once and floating),
-            )
+        wanted = FLOATS.get(dtype, array.dtype) if floating else array.dtype
+        if wanted == array.dtype:
+            own = array if once and floating else array.copy()
+        else:
+            # NumPy casts and copies into large pages, torch into thousands of small ones
+            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+                own = array.astype(wanted)
+        tensor = torch.from_numpy(np.asarray(own, order="C"))
+        if dtype in FLOATS and self.device == CPU:
+            return tensor
         # a dtype that NumPy does not have is left to torch
-        wanted = DTYPES[dtype] if floating else None
-        return torch.from_numpy(own).to(device=self.device, dtype=wanted)
+        return tensor.to(device=self.device, dtype=DTYPES[dtype] if floating else None)
 
 
 def _lent(array: Array) -> torch.Tensor:
@@ -322,6 +345,20 @@ def _strided(tensor: torch.Tensor) -> torch.Tensor:
     wide = torch.zeros((*tensor.shape[:-1], 2 * tensor.shape[-1]), dtype=tensor.dtype)
     view = wide.to(tensor.device)[..., ::2]
     return view.copy_(tensor)
+
+
+def _forward(module: nn.Module, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the tensors that forward returns. Raises LayerError where it refuses, or has none."""
+    try:
+        returned = _call(module, inputs)
+        outputs = flatten(returned)
+        if not outputs:
+            raise _no_tensor(returned)
+    except LayerError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise LayerError(_first_line(error), "forward") from error
+    return outputs
 
 
 def _call(module: nn.Module, inputs: list[torch.Tensor]) -> Any:
@@ -369,12 +406,17 @@ def _share_masks(module: nn.Module) -> nn.Module:
 
 
 def _numpy(tensor: torch.Tensor, once: bool = False) -> Array:
-    tensor = tensor.detach().cpu()
+    tensor = tensor.detach()
+    if tensor.dtype in _NUMPYS and tensor.layout is torch.strided and not tensor.is_neg():
+        if not tensor.is_cpu:
+            tensor = tensor.cpu()
+        return tensor.numpy() if once else tensor.numpy().copy()
+    tensor = tensor.cpu()
     if tensor.dtype in (torch.bfloat16, torch.float16):
         tensor = tensor.to(torch.float32)
     if tensor.is_sparse:
         tensor = tensor.to_dense()
-    array = tensor.resolve_conj().numpy()
+    array = tensor.resolve_conj().resolve_neg().numpy()
     return array if once else np.array(array)
 
 

@@ -216,7 +216,7 @@ class _Locator:
             step.others = [self._reference(moved)]
         self.last = step.reference
         # the weights of the draw itself, which the perturbed run has moved
-        pair.reference._load(self.module, draw)
+        pair.reference.load(self.module, draw)
         for index, forced in enumerate(self.forced):
             found = judge_forced(index, forced, step.reference, step.others, draw)
             step.own += [part for part in found or [] if not part.shared]

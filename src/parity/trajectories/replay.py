@@ -95,7 +95,7 @@ class Replay:
         the gradients; ``plain`` is a class of torch whose step is taken for the optimizer's own.
         """
         module = copy.deepcopy(self.plan.reference.copy("float64"))
-        self.plan.reference._load(module, self.start)
+        self.plan.reference.load(module, self.start)
         optimizer, scheduler = self._made(module, plain)
         named = dict(module.named_parameters())
         for group in optimizer.param_groups:

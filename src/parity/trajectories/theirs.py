@@ -64,7 +64,7 @@ class TorchRun:
         self.every_step, self.rounded = every_step, rounded
         self.module = copy.deepcopy(plan.reference.copy(dtype))
         self.loss = copy.deepcopy(plan.their_loss).to(DTYPES[dtype])
-        plan.reference._load(self.module, start)
+        plan.reference.load(self.module, start)
         self._nudge_weights()
         self.named = dict(self.module.named_parameters())
         given = list(self.module.parameters())
