@@ -1,5 +1,6 @@
 """What every pytest run here needs: where parity is, one thread a worker, repeatable draws."""
 
+import gc
 import importlib.util
 import os
 import signal
@@ -55,3 +56,9 @@ def pytest_cmdline_main(config):
     option = config.option
     if getattr(option, "numprocesses", None) and option.dist == "no":
         option.dist = "worksteal"
+
+
+def pytest_collection_finish():
+    """Leave the collected tests out of garbage collection: looking through them takes a tenth."""
+    gc.collect()
+    gc.freeze()
