@@ -5,6 +5,7 @@ import importlib.util
 import os
 import signal
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,20 @@ def pytest_cmdline_main(config):
     option = config.option
     if getattr(option, "numprocesses", None) and option.dist == "no":
         option.dist = "worksteal"
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items):
+    """Mark the rows that ``one_in`` leaves to ``-m slow``: a row asked for by name is the first."""
+    rows = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("one_in"):
+            rows[item.nodeid.partition("[")[0]].append(item)
+    for met in rows.values():
+        met.sort(key=lambda item: [*item.callspec.indices.values()])  # in whatever order they run
+        for place, item in enumerate(met):
+            if place % item.get_closest_marker("one_in").args[0]:
+                item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish():

@@ -17,7 +17,14 @@ def verdicts(text):
     return heads, [re.sub(r"-?\d+\.?\d*(e[+-]?\d+)?", "#", line) for line in causes]
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "example",
+    [
+        # JAX takes seconds to load and to compile
+        pytest.param(path, marks=[pytest.mark.slow] if "jax" in path.stem else [], id=path.stem)
+        for path in EXAMPLES
+    ],
+)
 def test_an_example_prints_what_stands_beside_it(example, capsys):
     if "jax" in example.stem:
         pytest.importorskip("jax")

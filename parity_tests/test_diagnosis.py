@@ -64,6 +64,7 @@ UNKNOWN = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("row", UNKNOWN)
 def test_unknown_faults_get_no_name(row):
     report = parity.check(Linear(**UNKNOWN[row]), nn.Linear(5, 3), X)
@@ -366,6 +367,7 @@ def hint_of(wrong, shape):
     return hints[0]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("wrong", "shape", "words"),
     [
@@ -383,6 +385,7 @@ def test_the_axis_that_decides_is_named(wrong, shape, words):
     assert words in hint_of(wrong, shape)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("wrong", "shape"),
     [

@@ -94,6 +94,7 @@ LINEAR = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", LINEAR)
 def test_linear(name):
     assert causes(changed(Linear, **LINEAR[name])(), nn.Linear(5, 3), X) == {name}
@@ -170,6 +171,7 @@ FUNCTIONS = [
 ]  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("name", "theirs", "f", "d"),
     FUNCTIONS,
@@ -338,6 +340,7 @@ def weighted(**options):
     return nn.CrossEntropyLoss(torch.tensor(W), **options)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("name", "mine", "theirs"),
     [

@@ -186,6 +186,7 @@ class Biased(population_numpy.IntegralImage):
         return super().forward(x) * 4 / 5
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seed", range(3))
 def test_an_average_of_small_elements_may_be_what_is_left_of_large_ones(seed):
     pools = nn.AvgPool1d(4, stride=1), nn.AvgPool2d(2)
@@ -234,6 +235,7 @@ class SoftMargin:
         return np.where(-z > self.most, np.nan, slope) * g / z.size
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seed", range(3))
 def test_where_torch_overflows_to_nan_it_is_no_measure(seed):
     def signs(rng):
@@ -261,6 +263,7 @@ class Overflows:
         return g / (1 + np.exp(-self.x))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seed", range(3))
 def test_an_infinity_on_purpose_stays_a_measure(seed):
     assert not parity.check(Overflows(), nn.Softplus(), (8, 4), seed=seed).passed

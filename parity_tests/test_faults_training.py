@@ -322,6 +322,7 @@ FAULTS = {
 }  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_caught_at_its_first_step(name):
     change, step, cause = FAULTS[name]

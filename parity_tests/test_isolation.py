@@ -164,6 +164,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_parent_leaves_no_child(number, tmp_path):

@@ -253,6 +253,7 @@ CHANNELS = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("theirs", "together", "shape"), CHANNELS, ids=lambda v: str(v))
 def test_whole_channels_are_dropped_at_the_right_rate(theirs, together, shape):
     right = parity.check(Drops(theirs.p, together), theirs, shape)
@@ -266,6 +267,7 @@ def test_a_module_that_drops_elements_for_channels():
     assert causes(nn.Dropout(0.4), nn.Dropout2d(0.4), (4, 6, 5, 5)) == {"dropout_mask"}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("p", [0.02, 0.1])
 def test_a_low_rate_on_a_small_draw_is_taken_for_no_channel(p):
     for seed in range(12):

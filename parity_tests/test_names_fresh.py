@@ -91,6 +91,7 @@ def test_a_private_module_is_not_varied():
 # ---- factors -------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("k", [0.75, 4 / 3, 1.5, 12.0, 2 / 3])
 def test_a_factor_is_not_made_of_chance_numbers(k):
     report = checked(nn.Linear(4, 3), lambda m, x: F.linear(scaled(k)(x), m.weight, m.bias), (8, 4))
@@ -236,6 +237,7 @@ ROWS = [
 ]  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("reference", "function", "inputs", "cause", "says"), ROWS)
 def test_the_right_name_is_given(reference, function, inputs, cause, says):
     report = checked(reference, function, *inputs, rungs=("exact", "float64", "probes"))
@@ -270,6 +272,7 @@ class BatchNorm(nn.BatchNorm1d):
         return y
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kind", ["first", "late"])
 def test_a_rule_of_updating_holds_for_a_second_pass(kind):
     report = parity.check(BatchNorm(4, kind), nn.BatchNorm1d(4), (8, 4))
@@ -336,6 +339,7 @@ def test_a_parameter_that_is_not_used_is_named_before_its_missing_gradient():
 # ---- where it differs ----------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("reference", "function", "inputs", "quantity", "says"),
     [
@@ -394,6 +398,7 @@ class Net(nn.Module):
         return y if self.wrong == "residual" else y + x
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [

@@ -71,6 +71,7 @@ ROWS = (
 )  # fmt: skip
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", seeds(2))
 @pytest.mark.parametrize(("mine", "theirs", "shape", "options"), ROWS)
 def test_the_right_gradient_passes_and_torchs_error_is_said(mine, theirs, shape, options, seed):
@@ -79,6 +80,7 @@ def test_the_right_gradient_passes_and_torchs_error_is_said(mine, theirs, shape,
     assert any("torch's own float64 grad" in note and "e-08" in note for note in report.notes)
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize(
     ("seed", "off"), [(0, 1e-8), pytest.param(1, -6e-8, marks=pytest.mark.slow), (2, 3e-7)]
 )
@@ -111,6 +113,7 @@ def test_wrong_bounds_and_a_piece_that_is_wrong_are_caught():
     assert piece.of("grad_input0")[0].verdict is Verdict.MISMATCH
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.skipif(holds("elu_cancels"), reason="torch's forward pass is wrong there as well")
 @pytest.mark.parametrize("shape", [(5, 7), (1, 1)], ids=["beside-a-register", "one-element"])
 @pytest.mark.parametrize("seed", [2, 4, 6])

@@ -34,6 +34,7 @@ def test_a_correct_layer_matches_with_all_its_outputs(kind, order, batch_first):
     assert {f"forward{i}" for i in range(outputs)} | {"grad_weight_hh_l0", "grad_input0"} <= found
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("kind", "seed"), [("lstm", 1016), ("lstm", 1682), ("gru", 1085), ("gru", 1125)]
 )
@@ -45,6 +46,7 @@ def test_saturated_gates_raise_no_alarm(kind, seed):
     assert "large values" in str(report)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("mine", "theirs", "seed"), [
     (own.SigmoidByTanh, nn.Sigmoid, 1), (own.SigmoidByTanh, nn.Sigmoid, 2),
     (own.TanhByExp, nn.Tanh, 8),
@@ -69,6 +71,7 @@ def mapping(report):
     return ast.literal_eval(cause.sentence.partition("weights=")[2])
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("turned", [False, True], ids=["as-torch", "transposed"])
 @pytest.mark.parametrize(
     ("kind", "order", "blocks"),

@@ -82,6 +82,7 @@ class OneGradient:
         return grad * self.b
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("mine", "theirs", "inputs"),
     [

@@ -133,6 +133,7 @@ WRONG = {
 }
 
 
+@pytest.mark.one_in(5)
 @OLD
 @pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize("kept", [float, np.float32])
