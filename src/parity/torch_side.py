@@ -324,7 +324,7 @@ class TorchSide:
         else:
             # NumPy casts and copies into large pages, torch into thousands of small ones
             with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-                own = array.astype(wanted)
+                own = array.astype(wanted, order="C")
         tensor = torch.from_numpy(np.asarray(own, order="C"))
         if dtype in FLOATS and self.device == CPU:
             return tensor
