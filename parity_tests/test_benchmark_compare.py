@@ -175,6 +175,7 @@ def timed_rows(extra=None):
     return {"threads": 1, "rows": found}
 
 
+@pytest.mark.slow
 def test_a_small_real_run_with_one_row_at_twice_the_work(saved):
     before, after = timed_rows(), timed_rows(extra=4)
     comparison = compare(read(saved("a", before)), read(saved("b", after)))

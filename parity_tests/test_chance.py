@@ -95,6 +95,7 @@ def test_training_is_not_compared_and_evaluation_is(mine, theirs, options, side,
     assert asked.passed, str(asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", seeds(2))
 def test_randomness_hides_no_fault_of_evaluation(seed):
     for mine, theirs, options in (
@@ -107,6 +108,7 @@ def test_randomness_hides_no_fault_of_evaluation(seed):
         assert Verdict.MISMATCH in {f.verdict for f in report.of("forward")}, str(report)
 
 
+@pytest.mark.slow
 def test_sides_that_draw_alike_are_compared():
     report = parity.check(Net(factor=1.0), Net(factor=2.0), (8, 4))
     assert not report.passed

@@ -199,6 +199,7 @@ def test_ctrl_c_is_quiet(run):
     assert run("check", *words) == (130, "", said)
 
 
+@pytest.mark.slow
 def test_python_m_parity_is_the_same(folder):
     done = subprocess.run(
         [sys.executable, "-m", "parity", "check", "nowhere.py:A", "torch.nn:ReLU", "--input", "3"],

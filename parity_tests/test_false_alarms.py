@@ -186,7 +186,7 @@ class Biased(population_numpy.IntegralImage):
         return super().forward(x) * 4 / 5
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_an_average_of_small_elements_may_be_what_is_left_of_large_ones(seed):
     pools = nn.AvgPool1d(4, stride=1), nn.AvgPool2d(2)

@@ -160,6 +160,7 @@ class NaiveSum:
         return np.full(self.shape, grad)
 
 
+@pytest.mark.slow
 def test_one_pass_variance_far_from_zero_is_inaccurate():
     """Mean 1e3: rounding, only rougher, in float64 and float32; never a MISMATCH."""
 
@@ -175,6 +176,7 @@ def test_one_pass_variance_far_from_zero_is_inaccurate():
     assert not strict.passed
 
 
+@pytest.mark.slow
 def test_a_naive_sum_of_a_million_terms_is_inaccurate():
     """The report gives the measured ratio to torch's own error."""
     report = parity.check(NaiveSum(), torch.sum, lambda rng: rng.random(1_000_000))

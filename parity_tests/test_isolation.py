@@ -122,6 +122,7 @@ def test_tasks_go_on_in_a_fresh_process_after_a_crash():
     assert found[3:] == [[3, 1], [4, 2]]
 
 
+@pytest.mark.slow
 def test_a_task_is_not_blamed_for_what_another_left_behind():
     held = []
 
@@ -164,7 +165,7 @@ SCRIPT = """
 """
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.slow
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_parent_leaves_no_child(number, tmp_path):
@@ -215,6 +216,7 @@ def gone(pid):
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wait", "name"), [(0.0, "crashed"), (0.95, "timed_out")])
 def test_a_crash_after_the_stack_was_written_down_is_a_time_out(wait, name):
     """Writing down the stack of what runs on may itself crash: the limit was all but reached."""

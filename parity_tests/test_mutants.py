@@ -8,14 +8,14 @@ from fixtures.mutants.row import tried
 NAMED = 0.95  # of the faults whose cause is on a list: at least this share is named rightly
 
 
-@pytest.mark.parametrize("mutant", MUTANTS[::12], ids=lambda mutant: mutant.id)
+@pytest.mark.parametrize("mutant", MUTANTS[::20], ids=lambda mutant: mutant.id)
 def test_a_mutant_is_killed_and_named(mutant):
     trial = tried(mutant)
     assert trial.killed, mutant.fault
     assert trial.named, f"{mutant.fault}: {trial.names or 'no name'}, right: {trial.causes}"
 
 
-@pytest.mark.parametrize("mutant", UNSEEN[::8], ids=lambda mutant: mutant.id)
+@pytest.mark.parametrize("mutant", UNSEEN[::16], ids=lambda mutant: mutant.id)
 def test_an_unseen_fault_is_killed_and_not_named_wrongly(mutant):
     trial = tried(mutant)
     assert trial.killed, mutant.fault

@@ -272,7 +272,7 @@ class BatchNorm(nn.BatchNorm1d):
         return y
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["first", "late"])
 def test_a_rule_of_updating_holds_for_a_second_pass(kind):
     report = parity.check(BatchNorm(4, kind), nn.BatchNorm1d(4), (8, 4))
@@ -316,6 +316,7 @@ def test_a_mask_that_shows_for_large_scores_alone_is_not_called_a_mask_of_zeros(
     assert "masked_with_zero" not in names(report)
 
 
+@pytest.mark.slow
 def test_a_mapping_without_effect_is_no_cause():
     class Short(nn.Module):
         def __init__(self, steps):
@@ -359,6 +360,7 @@ def test_a_place_is_named_by_all_draws(reference, function, inputs, quantity, sa
     assert "tiny" not in hints[0]
 
 
+@pytest.mark.slow
 def test_the_first_axis_of_a_state_is_no_batch():
     class Last(nn.Module):
         def __init__(self, wrong):
@@ -398,7 +400,7 @@ class Net(nn.Module):
         return y if self.wrong == "residual" else y + x
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [

@@ -866,6 +866,7 @@ def test_a_script_of_a_layer_that_raises_raises_the_same(made, capsys):
         executed(text, capsys)
 
 
+@pytest.mark.slow
 def test_a_script_from_the_command_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "scripted.py").write_text(LAYERS)
     monkeypatch.chdir(tmp_path)

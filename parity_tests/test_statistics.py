@@ -171,6 +171,7 @@ def test_detectable_difference_has_the_power_it_claims():
     assert 0.77 < found < 0.83
 
 
+@pytest.mark.slow
 def test_equal_sides_are_rarely_called_different():
     draws = np.random.default_rng(1).multinomial(500, (0.05, 0.05, 0.9), size=2000)
     tables, times = np.unique(draws[:, :2], axis=0, return_counts=True)

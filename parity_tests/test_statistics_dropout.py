@@ -77,6 +77,7 @@ def test_alternating_masks_of_one_half():
     assert not check_dropout_mask([first, ~first] * 4, 0.5).passed()
 
 
+@pytest.mark.slow
 def test_right_masks_raise_no_alarm():
     """Small, long, flat and extreme masks: at level 0.01 fewer than one in a hundred fails."""
     rng = np.random.default_rng(6)

@@ -101,6 +101,7 @@ def test_evidence_holds_the_curves_as_plain_data():
     json.dumps(report.to_dict())
 
 
+@pytest.mark.slow
 def test_long_runs_keep_short_curves():
     report = train(norm=False, batches=(X, Y), epochs=410, dtypes="float64")
     curves = report.of("trajectory")[0].evidence["curves"]

@@ -253,7 +253,8 @@ class TorchSide:
                 raise LayerError(text, "shape")
             if output.requires_grad:
                 upstream = self._tensor(g, _name(output.dtype), once)
-                pairs.append((output, upstream.view(output.shape)))
+                as_output = g.shape == output.shape  # a view costs a tenth of a small pass
+                pairs.append((output, upstream if as_output else upstream.view(output.shape)))
         if strided:
             pairs = [(output, _strided(g)) for output, g in pairs]
         kept = [g.clone() for _, g in pairs] if self.custom else []
@@ -284,15 +285,14 @@ class TorchSide:
 
     def load(self, module: nn.Module, draw: Draw) -> None:
         """Write the draw's numbers, mode and masks into ``module``."""
-        with torch.no_grad():
-            if draw.params:
-                for name, parameter in module.named_parameters():
-                    if name in draw.params:
-                        parameter.copy_(_lent(draw.params[name]))
-            if draw.buffers:
-                for name, buffer in module.named_buffers():
-                    if name in draw.buffers:
-                        buffer.copy_(_lent(draw.buffers[name]))
+        if draw.params:
+            for name, parameter in module.named_parameters():
+                if name in draw.params:
+                    _write(parameter, draw.params[name])
+        if draw.buffers:
+            for name, buffer in module.named_buffers():
+                if name in draw.buffers:
+                    _write(buffer, draw.buffers[name])
         module.train(draw.training)
         if not self.dropouts:
             return
@@ -332,10 +332,16 @@ class TorchSide:
         return tensor.to(device=self.device, dtype=DTYPES[dtype] if floating else None)
 
 
-def _lent(array: Array) -> torch.Tensor:
-    """Return a tensor to be read at once, in the array's own memory where torch takes that."""
+def _write(tensor: torch.Tensor, array: Array) -> None:
+    """Write the array into a parameter or buffer, by NumPy where that reaches its memory."""
     array = np.asarray(array, order="C")
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    if tensor.dtype in _NUMPYS and tensor.layout is torch.strided and tensor.is_cpu:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            np.copyto(tensor.detach().numpy(), array, casting="unsafe")
+        return
+    lent = torch.from_numpy(array if array.flags.writeable else array.copy())
+    with torch.no_grad():
+        tensor.copy_(lent)
 
 
 def _strided(tensor: torch.Tensor) -> torch.Tensor:
@@ -406,7 +412,8 @@ def _share_masks(module: nn.Module) -> nn.Module:
 
 
 def _numpy(tensor: torch.Tensor, once: bool = False) -> Array:
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if tensor.dtype in _NUMPYS and tensor.layout is torch.strided and not tensor.is_neg():
         if not tensor.is_cpu:
             tensor = tensor.cpu()
