@@ -208,6 +208,7 @@ LIMITED = """
 import os, resource, sys
 room = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # cut off at that size, it would break later imports
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
