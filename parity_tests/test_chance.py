@@ -128,6 +128,7 @@ def test_dropout_that_is_wrong_or_nowhere_in_the_reference_is_a_fault():
         assert not report.of("randomness")
 
 
+@pytest.mark.slow
 def test_where_no_mode_can_be_compared_nothing_passes():
     report = parity.check(Masked(always=True), Net(always=True), (8, 4))
     assert {f.verdict for f in report.findings} == {Verdict.VACUOUS}

@@ -78,6 +78,7 @@ def test_usage_errors_are_raised_here():
         parity.check(*sides(), PAIR, isolate=True, timeout=0)
 
 
+@pytest.mark.slow
 def test_a_time_out_says_where_the_layer_was():
     class Stuck(impl.Linear):
         def forward(self, x):

@@ -102,6 +102,7 @@ def test_the_bias_before_batchnorm_is_said_to_be_rounding():
     assert any("0.bias is zero by construction" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_whole_digits_agree_step_by_step():
     report = check_workload(A3_WHOLE, quick=True)
     assert report.passed, report
