@@ -199,10 +199,20 @@ def judge64(
     )
 
 
-def within(mine: Array, theirs: Array, axis: int | None = None) -> bool:
-    """Whether every difference is allowed even by the smallest slice, and without any noise.
+def matches(
+    mine: Array, theirs: Array, axis: int | None = None, per_element: Array | None = None
+) -> bool:
+    """Whether a float64 quantity matches without any noise, which only adds to what is allowed."""
+    if per_element is None and _within(mine, theirs, axis):
+        return True
+    none = np.zeros(theirs.shape)
+    return judge64(mine, theirs, none, axis=axis, per_element=per_element, pinned=True).inside
 
-    A quick look, which says no less than :func:`judge64` would: False leaves the question open.
+
+def _within(mine: Array, theirs: Array, axis: int | None) -> bool:
+    """Whether every difference is allowed even by the smallest slice: a quick look.
+
+    False leaves the question to :func:`judge64`.
     """
     if not theirs.size:
         return True

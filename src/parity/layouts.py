@@ -10,7 +10,7 @@ from parity.draws import Draw
 from parity.examination import Examination
 from parity.findings import Verdict
 from parity.judged import Judged
-from parity.ladder import farthest, judge64, within
+from parity.ladder import farthest, judge64, matches
 from parity.outcomes import Array, LayerError, Outcome
 from parity.pair import Pair
 from parity.subjects import PlainRunner
@@ -57,7 +57,7 @@ def layouts(exam: Examination, small: tuple[tuple[int, ...], ...] | None) -> Non
         for quantity, ref, own in pair.partners(theirs, mine):
             if ref is None or own is None or own.shape != ref.shape or ref.dtype.kind != "f":
                 continue
-            if within(own, ref):
+            if matches(own, ref):
                 continue  # noise, which is dear, only adds to what is allowed
             # float32's noise is too large for float64 to decide by, and enough to tell a layout
             judged = judge64(own, ref, noise()[quantity], pinned=exam.float32_only)

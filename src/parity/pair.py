@@ -35,6 +35,7 @@ from parity.ladder import (
     held32,
     judge64,
     largest,
+    matches,
     response,
     second_look,
     shrink_ratio,
@@ -42,7 +43,6 @@ from parity.ladder import (
     verdict32,
     verdict64,
     widen,
-    within,
 )
 from parity.options import Options
 from parity.outcomes import Array, LayerError, Outcome
@@ -302,14 +302,14 @@ class Pair:
         return sorted(found)
 
     def _outputs(self, draw: Draw) -> tuple[tuple[tuple[int, ...], str], ...]:
-        """Return shape and kind of each output of the reference."""
+        """Return the shape of each output of the reference, and "f" where it is floating."""
         key = (tuple(a.shape for a in draw.inputs), draw.training)
         if key not in self._shapes:
             self._shapes[key] = self.reference.outputs(draw)
         return self._shapes[key]
 
     def outputs_of(self, shapes: Sequence[tuple[int, ...]]) -> tuple[Any, ...]:
-        """Return shape and kind of each output for inputs of ``shapes``. Raises LayerError."""
+        """Return what :meth:`_outputs` does, for inputs of ``shapes``. Raises LayerError."""
         rng = np.random.default_rng([self.options.seed, len(shapes)])
         specs = [s.with_shape(shape) for s, shape in zip(self.specs, shapes, strict=True)]
         return self._outputs(Draw(tuple(s.draw(rng) for s in specs), {}, {}, (), self._trains))
@@ -477,12 +477,10 @@ class Pair:
             if problem is not None or ref is None or own is None:
                 found += [] if problem is None else [problem]
                 continue
-            axis = channel_axis(name, ref)
-            if each or not within(own, ref, axis):
-                none = np.zeros(ref.shape)
-                bound = element_allowance(ref, none, none) if each else None
-                if not judge64(own, ref, none, axis=axis, per_element=bound, pinned=True).inside:
-                    return None
+            none = np.zeros(ref.shape) if each else None
+            bound = None if none is None else element_allowance(ref, none, none)
+            if not matches(own, ref, channel_axis(name, ref), bound):
+                return None
             found.append(Judged(name, "float64", Verdict.MATCH, None, draw, own, ref))
         return found
 

@@ -25,7 +25,7 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-_NUMPYS = (torch.float64, torch.float32, torch.int64)
+_NUMPYS = (torch.float64, torch.float32, torch.int64)  # NumPy reads and writes these in place
 FLOATS: dict[str, np.dtype[Any]] = {  # NumPy's
     "float64": np.dtype(np.float64),
     "float32": np.dtype(np.float32),
@@ -218,7 +218,7 @@ class TorchSide:
         return outcome
 
     def outputs(self, draw: Draw) -> tuple[tuple[tuple[int, ...], str], ...]:
-        """Return shape and NumPy's kind of each output, from a forward pass alone.
+        """Return the shape of each output, and "f" where it is floating, from a forward pass alone.
 
         Raises LayerError where the module refuses.
         """
